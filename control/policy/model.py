@@ -37,7 +37,10 @@ DEFAULT_VERSION = "default"
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?", re.ASCII)
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
-_HOST = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?\.)*[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?\.?", re.ASCII)
+_HOST = re.compile(
+    r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?\.)*[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?\.?",
+    re.ASCII,
+)
 _IPV6 = re.compile(r"\[[0-9A-Fa-f:.]+\]", re.ASCII)
 _STATUS_RANGE = re.compile(r"([1-5]\d\d)-([1-5]\d\d)", re.ASCII)
 
@@ -189,8 +192,12 @@ class StringMatch(_Part):
     suffix: str | None = Field(None, description="the value ends with this")
     contains: str | None = Field(None, description="the value has this somewhere")
     regex: Regex | None = Field(None, description="the whole value matches this RE2 expression")
-    present: bool | None = Field(None, description="true: it is there, whatever it says; false: it is not there")
-    not_: "Matcher | None" = Field(None, alias="not", description="matches where this matcher does not, absence included")
+    present: bool | None = Field(
+        None, description="true: it is there, whatever it says; false: it is not there"
+    )
+    not_: "Matcher | None" = Field(
+        None, alias="not", description="matches where this matcher does not, absence included"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> "StringMatch":
@@ -226,16 +233,18 @@ class PathMatch(_Part):
 class Match(_Part):
     """Conditions on a request; all that are given must hold."""
 
-    path: Annotated[PathMatch, BeforeValidator(_as_exact)] | None = Field(None, description="the path, without the query")
-    method: Annotated[tuple[Method, ...], Field(min_length=1, strict=False), BeforeValidator(_listed)] | None = Field(
-        None, description="one method or a list of them"
+    path: Annotated[PathMatch, BeforeValidator(_as_exact)] | None = Field(
+        None, description="the path, without the query"
     )
+    method: (
+        Annotated[tuple[Method, ...], Field(min_length=1, strict=False), BeforeValidator(_listed)] | None
+    ) = Field(None, description="one method or a list of them")
     headers: dict[HeaderName, Matcher] | None = Field(None, description="header name to a matcher")
     query: dict[str, Matcher] | None = Field(None, description="query parameter to a matcher")
     cookies: dict[str, Matcher] | None = Field(None, description="cookie name to a matcher")
-    source: Annotated[tuple[Name, ...], Field(min_length=1, strict=False), BeforeValidator(_listed)] | None = Field(
-        None, description="the calling service, or a list of them"
-    )
+    source: (
+        Annotated[tuple[Name, ...], Field(min_length=1, strict=False), BeforeValidator(_listed)] | None
+    ) = Field(None, description="the calling service, or a list of them")
     percent: Percent | None = Field(None, description="a random share of the requests")
 
 
@@ -253,13 +262,17 @@ class BodyMatch(_Part):
     present: bool | None = None
     not_: Matcher | None = Field(None, alias="not")
     json_: str | None = Field(
-        None, alias="json", description="where in the JSON body the value is: names and list indices joined by dots"
+        None,
+        alias="json",
+        description="where in the JSON body the value is: names and list indices joined by dots",
     )
 
     @model_validator(mode="after")
     def _one(self) -> "BodyMatch":
         if len(self.model_fields_set - {"json_"}) != 1:
-            raise ValueError("give exactly one of exact, prefix, suffix, contains, regex, present, not (and json for where)")
+            raise ValueError(
+                "give exactly one of exact, prefix, suffix, contains, regex, present, not (and json for where)"
+            )
         return self
 
     @property
@@ -271,8 +284,12 @@ class BodyMatch(_Part):
 class RetryCondition(_Part):
     """What calls for another try, beyond the plain words, statuses and ranges. Exactly one key."""
 
-    header: dict[HeaderName, Matcher] | None = Field(None, description="a header of the answer, name to matcher; all must hold")
-    body: Annotated[BodyMatch, BeforeValidator(_as_exact)] | None = Field(None, description="the body of the answer")
+    header: dict[HeaderName, Matcher] | None = Field(
+        None, description="a header of the answer, name to matcher; all must hold"
+    )
+    body: Annotated[BodyMatch, BeforeValidator(_as_exact)] | None = Field(
+        None, description="the body of the answer"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> "RetryCondition":
@@ -330,15 +347,21 @@ class Retry(_Part):
         Field(min_length=1, strict=False),
         BeforeValidator(_listed),
     ] = Field(("connect-failure", "reset", "gateway-error"), description="what calls for another try")
-    methods: Annotated[tuple[Method, ...], Field(min_length=1, strict=False), BeforeValidator(_listed)] | None = Field(
-        None, description="methods that may be sent again; without it the idempotent ones of RFC 9110"
-    )
+    methods: (
+        Annotated[tuple[Method, ...], Field(min_length=1, strict=False), BeforeValidator(_listed)] | None
+    ) = Field(None, description="methods that may be sent again; without it the idempotent ones of RFC 9110")
     backoff: Backoff = Field(Backoff(), description="pauses between tries")
-    per_try_timeout: Duration | None = Field(None, description="the most that one try may take until the answer's head")
+    per_try_timeout: Duration | None = Field(
+        None, description="the most that one try may take until the answer's head"
+    )
     budget: Budget | None = Field(None, description="a limit on retries at once")
     other_endpoint: bool = Field(True, description="prefer an endpoint that this request has not tried")
-    retry_after: bool = Field(True, description="wait as long as the answer's Retry-After asks, if that is longer")
-    max_body: Size = Field(64 * 1024, description="a larger request is not sent again, a larger answer not judged by its body")
+    retry_after: bool = Field(
+        True, description="wait as long as the answer's Retry-After asks, if that is longer"
+    )
+    max_body: Size = Field(
+        64 * 1024, description="a larger request is not sent again, a larger answer not judged by its body"
+    )
 
 
 class Abort(_Part):
@@ -381,8 +404,12 @@ class Fault(_Part):
 class HeaderOperations(_Part):
     """Changes to headers, in the order remove, set, add."""
 
-    set: dict[HeaderName, HeaderValue] = Field(default_factory=dict, description="replace the header's values with this one")
-    add: dict[HeaderName, HeaderValue] = Field(default_factory=dict, description="add a value, keep those there are")
+    set: dict[HeaderName, HeaderValue] = Field(
+        default_factory=dict, description="replace the header's values with this one"
+    )
+    add: dict[HeaderName, HeaderValue] = Field(
+        default_factory=dict, description="add a value, keep those there are"
+    )
     remove: Annotated[tuple[HeaderName, ...], Field(strict=False)] = Field((), description="drop the header")
 
 
@@ -398,7 +425,9 @@ class AccessLog(_Part):
     """Which exchanges are logged; `on` means all, `off` none."""
 
     sample: Percent = Field(100.0, description="the share that is logged")
-    only: Literal["errors"] | None = Field(None, description="`errors`: only answers of 400 and above, and none at all")
+    only: Literal["errors"] | None = Field(
+        None, description="`errors`: only answers of 400 and above, and none at all"
+    )
 
 
 def _access_log(value: object) -> object:
@@ -435,20 +464,33 @@ VersionName = Annotated[str, BeforeValidator(_version_name)]
 class Settings(_Part):
     """What a document and a route may both say; a route's value replaces the document's whole."""
 
-    timeout: Duration | None = Field(None, description="the most that all tries and pauses may take together; 0: no limit")
-    connect_timeout: Duration | None = Field(None, description="the most that opening a connection may take (5s)")
-    idle_timeout: Duration | None = Field(None, description="the longest silence in either direction (5m); 0: no limit")
-    retry: Annotated[Retry, BeforeValidator(_retry)] | None = Field(None, description="another try when one fails")
-    faults: Annotated[tuple[Fault, ...], Field(strict=False)] | None = Field(None, description="failures made on purpose")
+    timeout: Duration | None = Field(
+        None, description="the most that all tries and pauses may take together; 0: no limit"
+    )
+    connect_timeout: Duration | None = Field(
+        None, description="the most that opening a connection may take (5s)"
+    )
+    idle_timeout: Duration | None = Field(
+        None, description="the longest silence in either direction (5m); 0: no limit"
+    )
+    retry: Annotated[Retry, BeforeValidator(_retry)] | None = Field(
+        None, description="another try when one fails"
+    )
+    faults: Annotated[tuple[Fault, ...], Field(strict=False)] | None = Field(
+        None, description="failures made on purpose"
+    )
     request_headers: HeaderOperations | None = Field(None, description="changes to the request's headers")
     response_headers: HeaderOperations | None = Field(None, description="changes to the answer's headers")
     respond: Respond | None = Field(None, description="answer from the proxy itself")
-    access_log: Annotated[AccessLog, BeforeValidator(_access_log)] | None = Field(None, description="which exchanges are logged")
+    access_log: Annotated[AccessLog, BeforeValidator(_access_log)] | None = Field(
+        None, description="which exchanges are logged"
+    )
 
 
 class Destination(_Part):
     to: Annotated[dict[VersionName, Weight], BeforeValidator(_to)] | None = Field(
-        None, description="a version, or versions with weights; `other-service/version` reaches another service's"
+        None,
+        description="a version, or versions with weights; `other-service/version` reaches another service's",
     )
 
     @field_validator("to")
@@ -462,8 +504,16 @@ class Destination(_Part):
 class Route(Settings, Destination):
     """A match plus what happens to the requests that match."""
 
-    name: str | None = Field(None, min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$", description="shown in logs and by `mitmesh explain`")
-    match: Matches | None = Field(None, description="conditions, or a list of alternatives; none: every request")
+    name: str | None = Field(
+        None,
+        min_length=1,
+        max_length=100,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="shown in logs and by `mitmesh explain`",
+    )
+    match: Matches | None = Field(
+        None, description="conditions, or a list of alternatives; none: every request"
+    )
 
 
 class Endpoint(_Part):
@@ -494,14 +544,22 @@ def _service(value: object) -> str:
 class Policy(Settings, Destination):
     """One document: everything about one service, or, for the service `"*"`, defaults for the whole mesh."""
 
-    service: Annotated[str, BeforeValidator(_service)] = Field(description='the service\'s name, or `"*"` for defaults of the mesh')
-    hosts: Annotated[tuple[HostClaim, ...], Field(strict=False)] = Field((), description="hosts it answers to besides its name")
-    endpoints: Annotated[dict[Name, Endpoints], BeforeValidator(_endpoints)] | None = Field(
-        None, description="addresses by version; a list alone is the version `default`; none: dial what the caller named"
+    service: Annotated[str, BeforeValidator(_service)] = Field(
+        description='the service\'s name, or `"*"` for defaults of the mesh'
     )
-    routes: Annotated[tuple[Route, ...], Field(strict=False)] = Field((), description="the first that matches wins")
+    hosts: Annotated[tuple[HostClaim, ...], Field(strict=False)] = Field(
+        (), description="hosts it answers to besides its name"
+    )
+    endpoints: Annotated[dict[Name, Endpoints], BeforeValidator(_endpoints)] | None = Field(
+        None,
+        description="addresses by version; a list alone is the version `default`; none: dial what the caller named",
+    )
+    routes: Annotated[tuple[Route, ...], Field(strict=False)] = Field(
+        (), description="the first that matches wins"
+    )
     unknown_hosts: Literal["allow", "refuse"] | None = Field(
-        None, description='only in `"*"`: whether hosts that no service claims are passed on (`allow`) or get 404'
+        None,
+        description='only in `"*"`: whether hosts that no service claims are passed on (`allow`) or get 404',
     )
 
     @model_validator(mode="after")
