@@ -1,0 +1,113 @@
+"""From documents to routes. A setting comes from the route, else from its document, else from `"*"`, else from here; whole."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from control.policy.answers import compile_access_log, compile_answer
+from control.policy.endpoints import EndpointTable
+from control.policy.faulting import compile_faults
+from control.policy.headers import compile_headers
+from control.policy.matching import compile_match
+from control.policy.model import DEFAULTS_SERVICE, Policy, Route, Settings
+from control.policy.retrying import compile_retry
+from control.policy.routes import CompiledRoute, CompiledService, Share
+
+# The settings of one level (a route, a document, "*") that it sets itself, by their name in CompiledRoute.
+Level = Mapping[str, Any]
+Tables = Mapping[str, EndpointTable]
+
+# `connect_timeout: 0` leaves it to the system, which gives up after minutes.
+_LEFT_TO_SYSTEM = 24 * 3600.0
+
+BUILT_IN: Level = {
+    "timeout": None,
+    "connect_timeout": 5.0,
+    "idle_timeout": 300.0,
+    "retry": None,
+    "faults": (),
+    "request_headers": None,
+    "response_headers": None,
+    "respond": None,
+    "access_log": None,
+}
+
+
+def compile_level(settings: Settings, owner: str) -> dict[str, Any]:
+    """What this level sets; `owner` names it in the identity of its faults."""
+    level: dict[str, Any] = {}
+    if settings.timeout is not None:
+        level["timeout"] = settings.timeout or None
+    if settings.connect_timeout is not None:
+        level["connect_timeout"] = settings.connect_timeout or _LEFT_TO_SYSTEM
+    if settings.idle_timeout is not None:
+        level["idle_timeout"] = settings.idle_timeout or None
+    if settings.retry is not None:
+        level["retry"] = compile_retry(settings.retry)
+    if settings.faults is not None:
+        level["faults"] = compile_faults(settings.faults, owner)
+    if settings.request_headers is not None:
+        level["request_headers"] = compile_headers(settings.request_headers)
+    if settings.response_headers is not None:
+        level["response_headers"] = compile_headers(settings.response_headers)
+    if settings.respond is not None:
+        level["respond"] = compile_answer(settings.respond)
+    if settings.access_log is not None:
+        level["access_log"] = compile_access_log(settings.access_log)
+    return level
+
+
+def compile_defaults(policy: Policy | None) -> Level:
+    """The built-in settings with those of `"*"` over them."""
+    return BUILT_IN if policy is None else {**BUILT_IN, **compile_level(policy, DEFAULTS_SERVICE)}
+
+
+def reached(policy: Policy) -> frozenset[str]:
+    """The other services whose versions some `to` of this document names."""
+    names = {
+        name.partition("/")[0] for part in (policy, *policy.routes) for name in part.to or () if "/" in name
+    }
+    return frozenset(name.lower() for name in names) - {policy.service}
+
+
+def compile_service(policy: Policy, defaults: Level, tables: Tables) -> CompiledService:
+    """A document with everything resolved; `tables` holds at least its own endpoints and those it reaches."""
+    service = policy.service
+    document: dict[str, Any] = {**defaults, **compile_level(policy, service)}
+    document["shares"] = (
+        _everything(service, tables) if policy.to is None else _split(policy.to, service, tables)
+    )
+    routes = []
+    for index, route in enumerate(policy.routes):
+        level = compile_level(route, _route_owner(service, route, index))
+        if route.to is not None:
+            level["shares"] = _split(route.to, service, tables)
+        label = route.name or f"routes[{index}]"
+        conditions = compile_match(route.match)
+        routes.append(CompiledRoute(service, route.name, label, conditions, **{**document, **level}))
+    return CompiledService(service, tuple(routes), CompiledRoute(service, None, "", None, **document))
+
+
+def compile_unclaimed(defaults: Level) -> CompiledService:
+    """The pass-through of hosts that nobody claims."""
+    return CompiledService("", (), CompiledRoute("", None, "", None, **{**defaults, "shares": ()}))
+
+
+def _route_owner(service: str, route: Route, index: int) -> str:
+    return f"{service} {route.name or index}"
+
+
+def _everything(service: str, tables: Tables) -> tuple[Share, ...]:
+    endpoints = tables[service].get(None, ())
+    return (Share("", service, None, endpoints, 1.0),) if endpoints else ()
+
+
+def _split(to: Mapping[str, float], service: str, tables: Tables) -> tuple[Share, ...]:
+    total = sum(to.values())
+    shares = []
+    for name, weight in to.items():
+        other, slash, version = name.partition("/")
+        owner, version = (other.lower(), version) if slash else (service, name)
+        endpoints = tables.get(owner, {}).get(version, ())
+        shown = version if owner == service else f"{owner}/{version}"
+        shares.append(Share(shown, owner, version, endpoints, weight / total))
+    return tuple(shares)

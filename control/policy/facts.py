@@ -1,0 +1,150 @@
+"""What a policy may ask about a request. Parts that cost something are read once, when they are first asked for."""
+
+import re
+from urllib.parse import unquote_plus
+
+Fields = tuple[tuple[bytes, bytes], ...]
+
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
+
+def field_text(value: bytes) -> str:
+    """A field's value as text: UTF-8 where it is that, Latin-1 otherwise (RFC 9110, 5.5); never fails."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def field_map(fields: Fields) -> dict[bytes, bytes]:
+    """Lower-case name -> value; the values of a name that stands there more than once joined by ", "."""
+    found = {name.lower(): value for name, value in fields}
+    if len(found) != len(fields):
+        found = {}
+        for name, value in fields:
+            name = name.lower()
+            if name in found:
+                value = found[name] + (b"; " if name == b"cookie" else b", ") + value
+            found[name] = value
+    return found
+
+
+def _unescape(found: re.Match[str]) -> str:
+    char = chr(int(found[1], 16))
+    return char if char in _UNRESERVED else found[0].upper()
+
+
+def _wire_text(text: str) -> str:
+    """Text in which every character can be encoded: bytes that are no UTF-8 become U+FFFD."""
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def normalize_path(path: str) -> str:
+    """The path that is matched: Istio's BASE normalization (RFC 3986, 6.2.2, and backslashes as slashes).
+
+    Escapes of unreserved characters are decoded, other escapes spelt in upper case, what is not ASCII is escaped,
+    dot segments are removed. `/a/%2e%2E/b%2f` -> `/b%2F`. Double slashes stay.
+    """
+    if not path.isascii():
+        raw = path.encode("utf-8", "surrogateescape")
+        path = "".join(chr(byte) if byte < 128 else f"%{byte:02X}" for byte in raw)
+    if "%" in path:
+        path = _ESCAPE.sub(_unescape, path)
+    if "\\" in path:
+        path = path.replace("\\", "/")
+    if "/." in path:
+        kept: list[str] = []
+        segments = path.split("/")[1:]
+        for segment in segments:
+            if segment == "..":
+                del kept[-1:]
+            elif segment != ".":
+                kept.append(segment)
+        if segments[-1] in (".", ".."):
+            kept.append("")
+        path = "/" + "/".join(kept)
+    return path
+
+
+class RequestFacts:
+    """One request as matchers see it.
+
+    `target` is the origin form as on the wire (path and query), bytes that are no UTF-8 as surrogate escapes; `fields` are the
+    header fields as received; `source` is the calling service, "" when nobody said.
+    """
+
+    __slots__ = (
+        "_by_name",
+        "_cookies",
+        "_path",
+        "_query",
+        "fields",
+        "host",
+        "method",
+        "port",
+        "source",
+        "target",
+    )
+
+    def __init__(
+        self, method: str, host: str, port: int, target: str, fields: Fields, source: str = ""
+    ) -> None:
+        self.method = method
+        self.host = host
+        self.port = port
+        self.target = target
+        self.fields = fields
+        self.source = source
+        self._path: str | None = None
+        self._by_name: dict[bytes, bytes] | None = None
+        self._query: dict[str, str] | None = None
+        self._cookies: dict[str, str] | None = None
+
+    @property
+    def path(self) -> str:
+        """The normalized path without the query, see `normalize_path`."""
+        path = self._path
+        if path is None:
+            path = self.target.partition("?")[0]
+            if "%" in path or "/." in path or "\\" in path or not path.isascii():
+                path = normalize_path(path)
+            self._path = path
+        return path
+
+    def field(self, name: bytes) -> str | None:
+        """The value of a header field, by its lower-case name; several joined by ", "; None: not there."""
+        by_name = self._by_name
+        if by_name is None:
+            by_name = self._by_name = field_map(self.fields)
+        value = by_name.get(name)
+        return None if value is None else field_text(value)
+
+    def header(self, name: str) -> str | None:
+        """As `field`, for a name in text."""
+        return self.field(name.encode("latin-1", "replace"))
+
+    def query(self, name: str) -> str | None:
+        """The first value of a query parameter, decoded; "" for a parameter without `=`; None: not there."""
+        query = self._query
+        if query is None:
+            query = self._query = {}
+            for part in _wire_text(self.target.partition("?")[2]).split("&"):
+                if part:
+                    key, _, value = part.partition("=")
+                    query.setdefault(unquote_plus(key), unquote_plus(value))
+        return query.get(name)
+
+    def cookie(self, name: str) -> str | None:
+        """The first cookie of that name, without the quotes around its value; None: not there."""
+        cookies = self._cookies
+        if cookies is None:
+            cookies = self._cookies = {}
+            for part in (self.field(b"cookie") or "").split(";"):
+                key, equals, value = part.partition("=")
+                if equals:
+                    value = value.strip()
+                    if len(value) > 1 and value[0] == value[-1] == '"':
+                        value = value[1:-1]
+                    cookies.setdefault(key.strip(), value)
+        return cookies.get(name)

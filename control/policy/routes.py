@@ -1,0 +1,86 @@
+"""A service's routes, made ready for the request path."""
+
+from dataclasses import dataclass, field
+from random import Random
+
+from control.policy.answers import CompiledAccessLog, FixedAnswer
+from control.policy.endpoints import Endpoint
+from control.policy.facts import RequestFacts
+from control.policy.faulting import CompiledFault
+from control.policy.headers import HeaderEdit
+from control.policy.matching import Condition
+from control.policy.retrying import CompiledRetry
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A version and its share (0 to 1) of a route's requests; `name` is "" (and `version` None) for all versions together."""
+
+    name: str
+    service: str
+    version: str | None
+    endpoints: tuple[Endpoint, ...]
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRoute:
+    """What happens to a request. `label` is the name, or `routes[2]`, or "" for the document's own settings.
+
+    Times are seconds, None is no limit. No shares: dial what the caller named.
+    """
+
+    service: str
+    name: str | None
+    label: str
+    conditions: Condition | None
+    shares: tuple[Share, ...]
+    timeout: float | None
+    connect_timeout: float
+    idle_timeout: float | None
+    retry: CompiledRetry | None
+    faults: tuple[CompiledFault, ...]
+    request_headers: HeaderEdit | None
+    response_headers: HeaderEdit | None
+    respond: FixedAnswer | None
+    access_log: CompiledAccessLog | None
+    _bounds: tuple[tuple[float, Share], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        bounds = []
+        total = 0.0
+        for share in self.shares:
+            if share.share > 0:
+                total += share.share
+                bounds.append((total, share))
+        object.__setattr__(self, "_bounds", tuple(bounds))
+
+    def pick_share(self, random: Random) -> Share | None:
+        """A share by chance, in proportion; one of weight 0 never. None: there are none."""
+        bounds = self._bounds
+        if len(bounds) == 1:
+            return bounds[0][1]
+        if not bounds:
+            return None
+        point = random.random()
+        for bound, share in bounds:
+            if point < bound:
+                return share
+        return bounds[-1][1]
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledService:
+    """One document; the name is "" for the pass-through of hosts that nobody claims."""
+
+    name: str
+    routes: tuple[CompiledRoute, ...]
+    own: CompiledRoute
+
+    def route(self, facts: RequestFacts, random: Random) -> CompiledRoute:
+        """The first route that matches, else the document's own settings."""
+        for route in self.routes:
+            conditions = route.conditions
+            if conditions is None or conditions.holds(facts, random):
+                return route
+        return self.own

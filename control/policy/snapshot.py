@@ -1,0 +1,143 @@
+"""All policy at one moment, ready for the request path; and how one grows out of the last with only the work that a change needs."""
+
+from collections.abc import Iterable, Mapping
+
+from control.policy.checking import check
+from control.policy.compiling import (
+    Level,
+    compile_defaults,
+    compile_service,
+    compile_unclaimed,
+    reached,
+)
+from control.policy.endpoints import Endpoint, EndpointTable, compile_endpoints
+from control.policy.errors import PolicyErrors, Problem
+from control.policy.hosts import HostIndex
+from control.policy.model import DEFAULTS_SERVICE, Policy
+from control.policy.reading import Document, parse_stored
+from control.policy.routes import CompiledRoute, CompiledService, Share
+
+__all__ = ["EMPTY", "CompiledRoute", "CompiledService", "Endpoint", "Share", "Snapshot", "build"]
+
+
+class Snapshot:
+    """Immutable. `services` are the compiled documents without `"*"`; `unknown` serves hosts that nobody claims, None: refuse.
+
+    `texts` and `policies` are the documents it was made from, `"*"` included.
+    """
+
+    __slots__ = (
+        "defaults",
+        "find",
+        "hosts",
+        "policies",
+        "reaches",
+        "revision",
+        "services",
+        "tables",
+        "texts",
+        "unknown",
+    )
+
+    def __init__(
+        self,
+        revision: int,
+        texts: Mapping[str, str],
+        policies: Mapping[str, Policy],
+        services: Mapping[str, CompiledService],
+        unknown: CompiledService | None,
+        hosts: HostIndex,
+        defaults: Level,
+        tables: Mapping[str, EndpointTable],
+        reaches: Mapping[str, frozenset[str]],
+    ) -> None:
+        self.revision = revision
+        self.texts = texts
+        self.policies = policies
+        self.services = services
+        self.unknown = unknown
+        self.hosts = hosts
+        self.defaults = defaults
+        self.tables = tables
+        self.reaches = reaches
+        # (host, port) -> the service that claims it, or None. Bound here: one call less for each request.
+        self.find = hosts.find
+
+    def __repr__(self) -> str:
+        return f"<Snapshot {self.revision}: {len(self.services)} services>"
+
+
+def build(revision: int, documents: Mapping[str, str], previous: Snapshot | None = None) -> Snapshot:
+    """The snapshot of these documents (service -> normalized JSON text).
+
+    With a `previous` one, only what changed is read and compiled; a service whose document, `"*"` and reached services are
+    the same is the same object. Raises PolicyErrors with every problem of the changed documents and what they break.
+    """
+    before = EMPTY if previous is None else previous
+    changed = [service for service, text in documents.items() if before.texts.get(service) != text]
+    removed = [service for service in before.texts if service not in documents]
+    read = _read(changed, documents)
+    kept = dict(before.policies)
+    for service in removed:
+        del kept[service]
+    if problems := check([Document(policy, "redis", 0) for policy in read.values()], kept):
+        raise PolicyErrors(problems)
+    policies = {**kept, **read}
+
+    tables = {service: table for service, table in before.tables.items() if service in documents}
+    reaches = {service: names for service, names in before.reaches.items() if service in documents}
+    for service, policy in read.items():
+        old = before.policies.get(service)
+        if old is None or old.endpoints != policy.endpoints:
+            tables[service] = compile_endpoints(policy)
+        reaches.pop(service, None)
+        if names := reached(policy):
+            reaches[service] = names
+
+    touched = {*changed, *removed}
+    defaults, unknown = before.defaults, before.unknown
+    affected: Iterable[str]
+    if DEFAULTS_SERVICE in touched:
+        star = policies.get(DEFAULTS_SERVICE)
+        defaults = compile_defaults(star)
+        refuse = star is not None and star.unknown_hosts == "refuse"
+        unknown = None if refuse else compile_unclaimed(defaults)
+        affected = policies
+    else:
+        affected = {
+            *changed,
+            *(service for service, names in reaches.items() if not names.isdisjoint(touched)),
+        }
+
+    compiled = {
+        service: compile_service(policies[service], defaults, tables)
+        for service in affected
+        if service != DEFAULTS_SERVICE
+    }
+    services = {service: old for service, old in before.services.items() if service in documents}
+    services.update(compiled)
+    gone = [before.policies[service] for service in (*compiled, *removed) if service in before.services]
+    hosts = before.hosts.changed(gone, ((policies[service], new) for service, new in compiled.items()))
+    return Snapshot(revision, dict(documents), policies, services, unknown, hosts, defaults, tables, reaches)
+
+
+def _read(changed: Iterable[str], documents: Mapping[str, str]) -> dict[str, Policy]:
+    read = {}
+    problems: list[Problem] = []
+    for service in changed:
+        try:
+            read[service] = parse_stored(service, documents[service])
+        except PolicyErrors as errors:
+            problems += errors.problems
+    if problems:
+        raise PolicyErrors(problems)
+    return read
+
+
+def _empty() -> Snapshot:
+    defaults = compile_defaults(None)
+    return Snapshot(0, {}, {}, {}, compile_unclaimed(defaults), HostIndex(), defaults, {}, {})
+
+
+# What holds before anything was applied: everything is passed on with the built-in settings.
+EMPTY = _empty()
