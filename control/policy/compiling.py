@@ -8,7 +8,7 @@ from control.policy.endpoints import EndpointTable
 from control.policy.faulting import compile_faults
 from control.policy.headers import compile_headers
 from control.policy.matching import compile_match
-from control.policy.model import DEFAULTS_SERVICE, Policy, Route, Settings
+from control.policy.model import DEFAULTS_SERVICE, Destination, Policy, Route, Settings
 from control.policy.retrying import compile_retry
 from control.policy.routes import CompiledRoute, CompiledService, Share
 
@@ -63,9 +63,8 @@ def compile_defaults(policy: Policy | None) -> Level:
 
 def reached(policy: Policy) -> frozenset[str]:
     """The other services whose versions some `to` of this document names."""
-    names = {
-        name.partition("/")[0] for part in (policy, *policy.routes) for name in part.to or () if "/" in name
-    }
+    destinations: tuple[Destination, ...] = (policy, *policy.routes)
+    names = {name.partition("/")[0] for part in destinations for name in part.to or () if "/" in name}
     return frozenset(name.lower() for name in names) - {policy.service}
 
 
