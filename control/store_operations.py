@@ -1,0 +1,200 @@
+"""What the mesh keeps in Redis and how it is read and written, whichever way the commands get there.
+
+docs/redis.md says which keys there are. An operation is one Lua script (store_scripts.py), so that it is one
+round trip, and atomic on a single server, behind Sentinel and in a Cluster alike. Every failure is a StoreError.
+"""
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from random import Random
+from typing import Any
+
+from control import store_records as records
+from control import store_scripts as scripts
+from control.store_records import Change, Entry, Hint, NodeReport, Stored, StoreError, Update
+
+HISTORY_LENGTH = 1000  # entries kept, about: Redis drops them in blocks
+
+
+class Operations(ABC):
+    """One mesh's keys and what is done with them; `Store` brings the connection."""
+
+    def __init__(self, url_shown: str, mesh: str) -> None:
+        self.url_shown = url_shown
+        self.mesh = mesh
+        self._revision, self._policy, self._history, self._changes, self._node = (
+            f"{{{mesh}}}:{key}" for key in ("revision", "policy", "history", "changes", "node:")
+        )
+        self._random = Random()
+
+    @abstractmethod
+    async def _run(
+        self, script: scripts.Script, keys: Sequence[str], args: Iterable[Any] = (), again: bool = True
+    ) -> Any:
+        """What the script returns. again: it may run twice, so try once more when the connection was stale."""
+
+    @abstractmethod
+    async def _scan(self, pattern: str) -> set[bytes]:
+        """The keys that match."""
+
+    # Policy
+
+    async def revision(self) -> int:
+        """The revision in force; 0 in a fresh Redis."""
+        return self._number(await self._run(scripts.REVISION, [self._revision]), {})
+
+    async def read(self) -> Stored:
+        """The revision and the documents that belong to it."""
+        revision, pairs = await self._run(scripts.READ, [self._revision, self._policy])
+        documents = _documents(pairs)
+        return Stored(self._number(revision, documents), documents)
+
+    async def read_since(self, revision: int, services: Collection[str] | None) -> Update:
+        """What has become of the policy since `revision`.
+
+        services: those that the hint of the very next revision named, if there was one. A revision that is
+        not ahead of the known one but behind it, or too far ahead for the history, gives a full update.
+        """
+        keys = [self._revision, self._policy, self._history]
+        current, *found = await self._run(scripts.READ_SINCE, keys, [revision, *(services or ())])
+        if not found:
+            return Update(revision, {}, full=False)
+        if len(found) == 1:
+            documents = _documents(found[0])
+            return Update(self._number(current, documents), dict(documents), full=True)
+        pairs = zip(found[0], found[1], strict=True)
+        changed = {
+            records.as_text(name): None if text is None else records.as_text(text) for name, text in pairs
+        }
+        return Update(self._number(current, {}), changed, full=False)
+
+    async def change(
+        self, edit: Callable[[Stored], Mapping[str, str | None]], *, author: str, message: str
+    ) -> Change:
+        """Write what `edit` wants of what is stored: service -> text, None to delete it.
+
+        `edit` may raise to refuse, and is called again when another writer was faster. What is already so is
+        left out; if nothing remains, nothing is written. Not tried again when the connection is lost meanwhile.
+        """
+        tries = 0
+        while True:
+            stored = await self.read()
+            wanted = edit(stored)
+            changed = {
+                service: (stored.documents.get(service), text)
+                for service, text in wanted.items()
+                if stored.documents.get(service) != text
+            }
+            if not changed:
+                return Change(stored.revision, {})
+            revision = stored.revision + 1
+            written = await self._run(
+                scripts.CHANGE,
+                [self._revision, self._policy, self._history],
+                [
+                    *(stored.revision, repr(time.time()), author, message, records.write_changes(changed)),
+                    *(self._changes, records.write_hint(Hint(revision, tuple(changed))), HISTORY_LENGTH),
+                    *(part for name, (_, text) in changed.items() for part in _step(name, text)),
+                ],
+                again=False,
+            )
+            if written:
+                return Change(revision, changed)
+            tries += 1
+            await asyncio.sleep(self._random.uniform(0, 0.002 * min(tries, 10)))
+
+    # History
+
+    async def history(self, service: str | None = None, limit: int = 50) -> list[Entry]:
+        """The last `limit` changes (of one service), newest first; what the store did not write is left out."""
+        entries: list[Entry] = []
+        last = "+"
+        while len(entries) < limit and (
+            page := await self._run(scripts.HISTORY, [self._history], [last, "-", 100])
+        ):
+            for entry_id, fields in page:
+                entry = records.read_entry(entry_id, fields)
+                if entry is not None and (service is None or service in entry.changes):
+                    entries.append(entry)
+            last = "(" + records.as_text(page[-1][0])
+        return entries[:limit]
+
+    async def at(self, revision: int) -> dict[str, str]:
+        """The documents as they were at `revision`, found by undoing every later change."""
+        stored = await self.read()
+        if not 0 <= revision <= stored.revision:
+            raise StoreError(f"there is no revision {revision}: the newest is {stored.revision}")
+        bounds = [f"{stored.revision}-0", f"{revision + 1}-0", 10 * HISTORY_LENGTH]
+        later = [
+            records.read_entry(*entry) for entry in await self._run(scripts.HISTORY, [self._history], bounds)
+        ]
+        documents: dict[str, str | None] = dict(stored.documents)
+        for expected, entry in zip(range(stored.revision, revision, -1), [*later, None], strict=False):
+            if entry is None or entry.revision != expected:
+                raise StoreError(
+                    f"revision {revision} is out of reach: the history goes back to {expected} only"
+                )
+            documents |= {name: before for name, (before, _) in entry.changes.items()}
+        return {name: text for name, text in documents.items() if text is not None}
+
+    # Nodes
+
+    async def report(self, node: NodeReport, ttl: float) -> None:
+        """Write what a proxy says about itself; it is gone after `ttl` seconds unless written again."""
+        fields = [part for field in records.write_report(node, ttl).items() for part in field]
+        await self._run(scripts.REPORT, [self._node + node.id], [max(1, round(ttl * 1000)), *fields])
+
+    async def forget(self, node_id: str) -> None:
+        """Take a proxy's report away, at its normal stop."""
+        await self._run(scripts.FORGET, [self._node + node_id])
+
+    async def node_ids(self) -> list[str]:
+        """The nodes that are alive. Looks at every key of the database in steps: not for every few milliseconds."""
+        keys = await self._scan(self._node + "*")
+        return sorted(records.as_text(key)[len(self._node) :] for key in keys)
+
+    async def nodes(self) -> list[NodeReport]:
+        """The reports of the nodes that are alive, by id."""
+        ids = await self.node_ids()
+        reports = []
+        for some in (ids[start : start + 500] for start in range(0, len(ids), 500)):
+            found = await self._run(scripts.REPORTS, [self._node + node_id for node_id in some])
+            for node_id, (fields, left) in zip(some, found, strict=True):
+                reports.append(records.read_report(node_id, fields, left / 1000, time.time()))
+        return [report for report in reports if report is not None]
+
+    async def progress(self, node_ids: Sequence[str]) -> dict[str, tuple[int, str]]:
+        """The revision in force and the error of each of these nodes, in one round trip; without those that are gone."""
+        if not node_ids:
+            return {}
+        found = await self._run(scripts.PROGRESS, [self._node + node_id for node_id in node_ids])
+        return {
+            node_id: (int(values[0]), records.as_text(values[1] or b""))
+            for node_id, values in zip(node_ids, found, strict=True)
+            if values and values[0] is not None and values[0].isdigit()
+        }
+
+    def _number(self, revision: bytes | None, documents: Mapping[str, str]) -> int:
+        if revision is None and not documents:
+            return 0
+        try:
+            return records.as_number(revision)
+        except ValueError:
+            said = (
+                "is missing" if revision is None else f"is no number but {records.as_text(revision)[:40]!r}"
+            )
+            remedy = f"set it to the last revision in {self._history}, or delete every key of the mesh and apply again"
+            raise StoreError(
+                f"cannot use Redis at {self.url_shown}: {self._revision} {said}; {remedy}"
+            ) from None
+
+
+def _documents(pairs: Sequence[bytes]) -> dict[str, str]:
+    texts = [records.as_text(part) for part in pairs]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _step(service: str, text: str | None) -> tuple[str, str, str]:
+    return (service, "delete", "") if text is None else (service, "set", text)
