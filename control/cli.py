@@ -1,0 +1,110 @@
+"""The command `mitmesh`: its subcommands, and how each way to end becomes an exit code.
+
+Exit codes: 0 done, 1 refused or failed, 2 the command line was not understood,
+130 Ctrl-C. Nothing slow is imported before a command needs it.
+"""
+
+import contextlib
+import io
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from control.commands import (
+    apply,
+    delete,
+    demo,
+    diff,
+    explain,
+    get,
+    history,
+    proxy,
+    rollback,
+    schema,
+    status,
+    validate,
+    version,
+    watch,
+)
+from control.commands.failure import Failed
+from control.commands.options import Mesh, Redis, Target
+from control.commands.output import remark
+from control.policy.errors import PolicyErrors, one_line
+
+app = typer.Typer(
+    help="A service mesh of mitmproxy addons: policy in Redis, in force within milliseconds.",
+    no_args_is_help=True,
+    # Plain help: it reads the same in a terminal, a file and docs/cli.md, and rich stays unloaded.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+# In the order of their use, as the help shows them.
+app.command()(apply.apply)
+app.command()(validate.validate)
+app.command()(diff.diff)
+app.command()(get.get)
+app.command()(delete.delete)
+app.command()(history.history)
+app.command()(rollback.rollback)
+app.command()(status.status)
+app.command()(watch.watch)
+app.command()(explain.explain)
+app.command()(schema.schema)
+app.command()(proxy.proxy)
+app.command()(demo.demo)
+app.command()(version.version)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        version.version()
+        raise typer.Exit
+
+
+@app.callback()
+def before(
+    context: typer.Context,
+    redis: Redis = None,
+    mesh: Mesh = None,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="as the command `version`")
+    ] = False,
+) -> None:
+    context.obj = Target(redis, mesh)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line (without the program's name) and return its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that cannot show a character shows its escape, as stderr does anyway.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has gone, as in `| head`. What is still buffered goes nowhere, quietly.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    return code
+
+
+def _run(argv: list[str] | None) -> int:
+    try:
+        app(args=argv, prog_name="mitmesh")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except Failed as failure:
+        for line in failure.lines:
+            remark(one_line(line), "red")
+        return failure.code
+    except PolicyErrors as errors:
+        for problem in errors.problems:
+            remark(str(problem), "red")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0

@@ -1,0 +1,114 @@
+"""mitmesh explain: why a request would do what it would do."""
+
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from control.commands.failure import Failed, usage
+from control.commands.options import Json, Mesh, Redis, target_of
+from control.commands.output import say, say_json
+from control.commands.reading import read_files
+
+if TYPE_CHECKING:
+    from control.policy.facts import RequestFacts
+    from control.policy.snapshot import Snapshot
+    from control.store import Store, Stored
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def explain(
+    context: typer.Context,
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="such as GET")],
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="as the caller writes it, such as http://reviews/api")
+    ],
+    header: Annotated[
+        list[str] | None,
+        typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="a request header; repeatable"),
+    ] = None,
+    source: Annotated[str, typer.Option("--from", metavar="SERVICE", help="the calling service")] = "",
+    file: Annotated[
+        list[str] | None,
+        typer.Option("--file", "-f", metavar="FILE|-|DIR", help="this policy instead of Redis'"),
+    ] = None,
+    as_json: Json = False,
+    redis: Redis = None,
+    mesh: Mesh = None,
+) -> None:
+    """Say which document and route a request meets, why not the earlier routes, and what then happens to it.
+
+    Asks the very functions that the proxy asks. With -f it needs no Redis, which
+    makes it a test of policy files.
+    """
+    from control.policy.errors import PolicyErrors
+    from control.policy.explain import explain as explained
+
+    facts = facts_of(method, url, header or [], source)
+    target = target_of(context, redis, mesh)
+    if file:
+        snapshot = _from_files(file)
+    else:
+
+        async def read(store: "Store") -> "Stored":
+            return await store.read()
+
+        from control.policy.snapshot import build
+
+        stored = target.run(read)
+        try:
+            snapshot = build(stored.revision, stored.documents)
+        except PolicyErrors as errors:
+            raise Failed(
+                *(str(problem) for problem in errors.problems),
+                f"error: proxies refuse revision {stored.revision} for this and keep the one before",
+            ) from None
+    explanation = explained(snapshot, facts)
+    if as_json:
+        say_json(explanation.data())
+    else:
+        for line in explanation.lines():
+            say(line)
+
+
+def _from_files(files: list[str]) -> "Snapshot":
+    from control.policy.checking import check
+    from control.policy.errors import PolicyErrors
+    from control.policy.reading import normalize
+    from control.policy.snapshot import build
+
+    documents = read_files(files)
+    if problems := check(documents):
+        raise PolicyErrors(problems)
+    return build(0, {document.policy.service: normalize(document.policy) for document in documents})
+
+
+def facts_of(method: str, url: str, headers: list[str], source: str) -> "RequestFacts":
+    """The request as matchers see it. Raises Failed (usage) for what is no request."""
+    from control.policy.facts import RequestFacts
+    from control.policy.model import HEADER_NAME, METHOD, NAME
+
+    if not METHOD.fullmatch(method):
+        raise usage(f"METHOD: write a method, such as GET, got {method!r}")
+    if source and not NAME.fullmatch(source):
+        raise usage(f"--from: write the name of a service, such as web, got {source!r}")
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise usage(f"URL: {error}, got {url!r}") from None
+    if parts.scheme not in _PORTS or not host or not url.isascii() or not url.isprintable() or " " in url:
+        raise usage(f"URL: write it as the caller does, such as http://reviews/api?x=1, got {url!r}")
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    fields = [(b"Host", parts.netloc.rpartition("@")[2].encode())]
+    for header in headers:
+        name, colon, value = header.partition(":")
+        if not colon or not HEADER_NAME.fullmatch(name):
+            raise usage(f"-H: write 'name: value', such as 'x-user: ann', got {header!r}")
+        fields.append((name.encode(), value.strip().encode("utf-8", "surrogateescape")))
+    if any(name.lower() == b"host" for name, _ in fields[1:]):
+        del fields[0]
+    return RequestFacts(
+        method.upper(), host.lower(), port or _PORTS[parts.scheme], target, tuple(fields), source.lower()
+    )

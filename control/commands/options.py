@@ -1,0 +1,101 @@
+"""Options that several commands share, and where they lead: which Redis, which mesh."""
+
+import os
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from control.commands.failure import Failed, usage
+
+if TYPE_CHECKING:
+    from control.store import Store
+
+DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
+DEFAULT_MESH = "mesh"
+
+Redis = Annotated[
+    str | None,
+    typer.Option(
+        "--redis", metavar="URL", help=f"Redis that holds the policy (MITMESH_REDIS, {DEFAULT_REDIS})"
+    ),
+]
+Mesh = Annotated[
+    str | None,
+    typer.Option("--mesh", metavar="NAME", help=f"the mesh in that Redis (MITMESH_NAME, {DEFAULT_MESH})"),
+]
+Files = Annotated[
+    list[str],
+    typer.Option("--file", "-f", metavar="FILE|-|DIR", help="policy to read; may be given several times"),
+]
+Json = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
+Message = Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="why, for the history")]
+Wait = Annotated[
+    str | None,
+    typer.Option(
+        "--wait", metavar="TIME", help="wait until every live proxy has the change in force, such as 5s"
+    ),
+]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which mesh a command speaks of. `given_*`: named on the command line, not by environment or default."""
+
+    given_redis: str | None
+    given_mesh: str | None
+
+    @property
+    def redis(self) -> str:
+        return self.given_redis or os.environ.get("MITMESH_REDIS") or DEFAULT_REDIS
+
+    @property
+    def mesh(self) -> str:
+        name = self.given_mesh or os.environ.get("MITMESH_NAME") or DEFAULT_MESH
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name, re.ASCII):
+            raise usage(
+                f"--mesh: use letters, digits, '.', '_' and '-', such as mesh or staging, got {name!r}"
+            )
+        return name
+
+    def run(self, work: "Callable[[Store], Awaitable[T]]") -> T:
+        """Do `work` with the mesh's store, open while it runs. Raises Failed where Redis does not play along."""
+        import asyncio
+
+        from control.store import Store, StoreError
+
+        async def opened() -> T:
+            store = Store(self.redis, self.mesh)
+            try:
+                return await work(store)
+            finally:
+                await store.close()
+
+        try:
+            return asyncio.run(opened())
+        except StoreError as error:
+            raise Failed(f"error: {error}") from None
+
+
+def target_of(context: typer.Context, redis: str | None, mesh: str | None) -> Target:
+    """What was said after the command wins over what was said before it."""
+    before = context.find_object(Target)
+    if before is None:
+        return Target(redis, mesh)
+    return Target(redis or before.given_redis, mesh or before.given_mesh)
+
+
+def wait_seconds(wait: str | None) -> float | None:
+    """Seconds of `--wait 5s`; None when it was not given."""
+    if wait is None:
+        return None
+    from control.policy.units import parse_duration
+
+    try:
+        return parse_duration(wait)
+    except ValueError as error:
+        raise usage(f"--wait {wait}: {error}") from None

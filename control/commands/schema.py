@@ -1,0 +1,10 @@
+"""mitmesh schema: the policy language for editors."""
+
+from control.commands.output import say_json
+
+
+def schema() -> None:
+    """Print the JSON Schema of a policy document, for completion and checks in an editor."""
+    from control.policy.schema import json_schema
+
+    say_json(json_schema())
