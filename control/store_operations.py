@@ -105,6 +105,10 @@ class Operations(ABC):
             tries += 1
             await asyncio.sleep(self._random.uniform(0, 0.002 * min(tries, 10)))
 
+    async def erase(self) -> None:
+        """Take away the mesh and its history, for one that was only tried out; reports go with their proxies."""
+        await self._run(scripts.FORGET, [self._revision, self._policy, self._history])
+
     # History
 
     async def history(self, service: str | None = None, limit: int = 50) -> list[Entry]:

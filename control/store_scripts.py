@@ -91,7 +91,7 @@ redis.call('HSET', KEYS[1], unpack(ARGV, 2))
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 """)
 
-FORGET = Script("return redis.call('DEL', KEYS[1])")
+FORGET = Script("return redis.call('DEL', unpack(KEYS))")
 
 REPORTS = Script("""
 -- keys: nodes'. Returns {{fields and values, milliseconds to live}, ...}; no fields for what is no hash.
