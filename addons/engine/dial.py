@@ -1,0 +1,126 @@
+"""Opening a connection: names, addresses in parallel, TLS, and what to say when it fails."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from ipaddress import ip_address
+from itertools import zip_longest
+from typing import TypeVar
+
+from addons.engine.errors import UpstreamError
+from addons.engine.origin import Origin
+
+STAGGER = 0.25  # seconds until the next address is tried beside the one before (RFC 8305 section 5)
+TLS_GOODBYE = 2.0  # seconds that a peer has for its half of a TLS shutdown
+
+P = TypeVar("P", bound=asyncio.Protocol)
+
+
+async def dial(origin: Origin, context: ssl.SSLContext | None, factory: Callable[[], P], limit: float) -> P:
+    """A connected protocol. `limit` (seconds) covers everything: name, TCP, TLS. Raises UpstreamError."""
+    try:
+        async with asyncio.timeout(limit):
+            return await _dial(origin, context, factory)
+    except TimeoutError:
+        # Also what the kernel says when it gives up (ETIMEDOUT) before we do.
+        raise _failure(f"timed out after {limit:g} s") from None
+    except (OSError, ssl.SSLError, UnicodeError) as error:
+        raise _failure(_detail(origin, error)) from None
+
+
+async def _dial(origin: Origin, context: ssl.SSLContext | None, factory: Callable[[], P]) -> P:
+    addresses = await _addresses(origin)
+    if len(addresses) == 1:
+        return await _connect(origin, context, factory, addresses[0])
+    return await _race(origin, context, factory, addresses)
+
+
+async def _connect(
+    origin: Origin, context: ssl.SSLContext | None, factory: Callable[[], P], address: str
+) -> P:
+    loop = asyncio.get_running_loop()
+    if context is None:
+        _, protocol = await loop.create_connection(factory, address, origin.port)
+        return protocol
+    _, protocol = await loop.create_connection(
+        factory,
+        address,
+        origin.port,
+        ssl=context,
+        server_hostname=origin.server_name or origin.host,
+        ssl_shutdown_timeout=TLS_GOODBYE,
+    )
+    return protocol
+
+
+async def _addresses(origin: Origin) -> list[str]:
+    """The numeric addresses of a host, families in turn, the resolver's first one first."""
+    try:
+        ip_address(origin.host.partition("%")[0])
+    except ValueError:
+        pass
+    else:
+        return [origin.host]
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+    by_family: dict[int, list[str]] = {}
+    for family, _, _, _, address in found:
+        by_family.setdefault(family, []).append(str(address[0]))
+    turns = zip_longest(*by_family.values())
+    return list(dict.fromkeys(address for turn in turns for address in turn if address is not None))
+
+
+async def _race(
+    origin: Origin, context: ssl.SSLContext | None, factory: Callable[[], P], addresses: list[str]
+) -> P:
+    """The first address that connects wins; each gets a head start over the next (happy eyeballs)."""
+    attempts: set[asyncio.Task[P]] = set()
+    waiting = list(addresses)
+    first_error: BaseException | None = None
+    try:
+        while waiting or attempts:
+            if waiting:
+                attempt = _connect(origin, context, factory, waiting.pop(0))
+                attempts.add(asyncio.ensure_future(attempt))
+            done, attempts = await asyncio.wait(
+                attempts, timeout=STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                error = task.exception()
+                if error is None:
+                    attempts |= done - {task}
+                    return task.result()
+                first_error = first_error or error
+    finally:
+        for task in attempts:
+            task.cancel()
+            task.add_done_callback(_close_late)
+    assert first_error is not None
+    raise first_error
+
+
+def _close_late(task: "asyncio.Task[P]") -> None:
+    """An attempt that connected although another had won."""
+    if not task.cancelled() and task.exception() is None:
+        transport = getattr(task.result(), "transport", None)
+        if transport is not None:
+            transport.abort()
+
+
+def _failure(detail: str) -> UpstreamError:
+    return UpstreamError("connect-failure", detail, nothing_sent=True)
+
+
+def _detail(origin: Origin, error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return f"name not known: {origin.host}"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(error, ConnectionResetError | ConnectionAbortedError | BrokenPipeError):
+        return "closed by the upstream while connecting"
+    return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).lower()

@@ -1,0 +1,166 @@
+"""Reading the answers that arrive on one connection, one after the other. No I/O: bytes go in by `feed`."""
+
+from typing import Final
+
+import httptools
+
+from addons.engine.wire import Fields, tokens
+
+HEAD_LIMIT: Final = 64 * 1024  # bytes of a head, or of anything else that is not body
+FIELDS_LIMIT: Final = 200
+INTERIM_LIMIT: Final = 20
+NO_LENGTH: Final = -1
+
+_VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
+
+
+class Refused(Exception):
+    """Parsable, but not an answer that can be passed on safely; says why."""
+
+
+class AnswerReader:
+    """One message at a time: `begin`, then `feed` until `ended`.
+
+    `feed(data)` raises httptools.HttpParserError on what is no HTTP (see `explain`) and HttpParserUpgrade(offset) after
+    a 101. Interim answers (1xx) are swallowed. `parts` gathers body bytes; its owner takes and clears them.
+    `garbage`: bytes of another message followed the end of this one. `bodyless`: the request was HEAD.
+    """
+
+    __slots__ = (
+        "_interim",
+        "_parser",
+        "_pending",
+        "_reason",
+        "bodyless",
+        "chunked",
+        "ended",
+        "feed",
+        "fields",
+        "garbage",
+        "headed",
+        "keep_alive",
+        "length",
+        "on_body",
+        "on_status",
+        "parts",
+        "reason",
+        "status",
+        "trailers",
+        "version",
+    )
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self._pending: list[tuple[bytes, bytes]] = []
+        self._reason: list[bytes] = []
+        # Straight into the lists: the parser calls C, not Python.
+        self.on_body = self.parts.append
+        self.on_status = self._reason.append
+        self.bodyless = True
+        self.begin(b"GET")
+
+    def _renew(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self.feed = self._parser.feed_data
+
+    def begin(self, method: bytes) -> None:
+        """Expect the answer to a request with that method."""
+        if self.bodyless:
+            self._renew()
+        self.headed = self.ended = self.garbage = False
+        self.trailers: Fields | None = None
+        self.bodyless = method == b"HEAD"
+        self._interim = 0
+
+    def forget(self) -> None:
+        """Break the cycle with the parser; the reader is of no use afterwards."""
+        del self._parser, self.feed
+
+    @property
+    def until_close(self) -> bool:
+        """The body ends where the connection does."""
+        return self.headed and self.length == NO_LENGTH and not self.chunked
+
+    def explain(self, error: Exception) -> str:
+        """One line saying why `feed` raised that error."""
+        cause = error.__context__
+        return f"bad answer: {cause if isinstance(cause, Refused) else error}"
+
+    def head_size(self) -> int:
+        return sum([len(name) + len(value) + 4 for name, value in self.fields])
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        if self.ended:
+            self.garbage = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._pending.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self.ended:
+            return
+        pending = self._pending
+        if len(pending) > FIELDS_LIMIT:
+            raise Refused(f"more than {FIELDS_LIMIT} fields")
+        length = NO_LENGTH
+        chunked = False
+        for name, value in pending:
+            size = len(name)
+            if size == 14:
+                if name.lower() == b"content-length":
+                    length = int(value)
+            elif size == 17 and name.lower() == b"transfer-encoding":
+                if chunked or value.lower() != b"chunked":
+                    raise Refused("a transfer-encoding other than chunked")
+                chunked = True
+        if chunked and length != NO_LENGTH:
+            raise Refused("both content-length and transfer-encoding")
+        self.status = status = self._parser.get_status_code()
+        self.fields: Fields = tuple(pending)
+        self.reason = b"".join(self._reason)
+        pending.clear()
+        self._reason.clear()
+        if status < 200:
+            self._on_interim(status, length, chunked)
+            return
+        version = _VERSIONS.get(self._parser.get_http_version())
+        if version is None:
+            raise Refused("neither HTTP/1.1 nor HTTP/1.0")
+        self.version = version
+        self.length = length
+        self.chunked = chunked
+        self.headed = True
+        if self.bodyless:
+            self._on_head_answer()
+
+    def _on_interim(self, status: int, length: int, chunked: bool) -> None:
+        if status < 100 or length > 0 or chunked:
+            raise Refused(f"status {status} with a body" if status >= 100 else "a status below 100")
+        self.version = b"HTTP/1.1"
+        self._interim += 1
+        if self._interim > INTERIM_LIMIT:
+            raise Refused(f"more than {INTERIM_LIMIT} interim answers")
+
+    def _on_head_answer(self) -> None:
+        # The parser cannot know that the request was HEAD and would wait for the body that the fields announce.
+        connection = tokens(self.fields, b"connection")
+        self.keep_alive = b"close" not in connection and (
+            self.version == b"HTTP/1.1" or b"keep-alive" in connection
+        )
+        self.ended = True
+
+    def on_message_complete(self) -> None:
+        if self.ended:
+            # The parser ends an answer to HEAD by itself where no body is announced; else a body came nevertheless.
+            if self.chunked:
+                self.garbage = True
+            return
+        if not self.headed:
+            return
+        if self._pending:
+            self.trailers = tuple(self._pending)
+            self._pending.clear()
+        self.keep_alive = self._parser.should_keep_alive()
+        self.ended = True

@@ -1,0 +1,72 @@
+"""HTTP/1.1 as bytes: heads, chunks, and which fields belong to one connection alone."""
+
+from collections.abc import Iterable
+
+Fields = tuple[tuple[bytes, bytes], ...]
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+# RFC 9110 section 7.6.1, and the two that only old software sends.
+HOP_BY_HOP = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
+)
+
+
+def request_head(method: bytes, target: bytes, fields: Fields) -> bytes:
+    """The head of a request up to and with its empty line. ValueError when a line break is hidden in a part of it."""
+    return _head(b"%b %b HTTP/1.1" % (method, target), fields)
+
+
+def answer_head(status: int, reason: bytes, fields: Fields, version: bytes = b"HTTP/1.1") -> bytes:
+    """The head of an answer up to and with its empty line. ValueError when a line break is hidden in a part of it."""
+    return _head(b"%b %d %b" % (version, status, reason), fields)
+
+
+def _head(first_line: bytes, fields: Fields) -> bytes:
+    lines = [first_line]
+    lines += [name + b": " + value for name, value in fields]
+    lines.append(b"\r\n")
+    head = b"\r\n".join(lines)
+    # One break per line and no other: what an addon or a policy puts into a value cannot become a field or a request.
+    breaks = len(lines)
+    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
+        raise ValueError("a line break or NUL inside a header")
+    return head
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk of a chunked body. Empty data gives nothing, since an empty chunk would end the body."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
+def last_chunk(trailers: Fields | None = None) -> bytes:
+    """The end of a chunked body, with trailers if there are any. ValueError as for heads."""
+    if not trailers:
+        return LAST_CHUNK
+    return _head(b"0", trailers)
+
+
+def value(fields: Fields, name: bytes) -> bytes | None:
+    """The value of the first field of that (lower-case) name."""
+    size = len(name)
+    for key, found in fields:
+        if len(key) == size and key.lower() == name:
+            return found
+    return None
+
+
+def tokens(fields: Fields, name: bytes) -> frozenset[bytes]:
+    """The lower-case members of a comma-separated field, all its lines together."""
+    size = len(name)
+    lines = [found for key, found in fields if len(key) == size and key.lower() == name]
+    return (
+        frozenset(token.strip().lower() for line in lines for token in line.split(b","))
+        if lines
+        else frozenset()
+    )
+
+
+def end_to_end(fields: Fields, keep: Iterable[bytes] = ()) -> Fields:
+    """The fields without those of one connection alone (RFC 9110 section 7.6.1), `keep` (lower-case names) excepted."""
+    dropped = (HOP_BY_HOP | tokens(fields, b"connection")).difference(keep)
+    return tuple([pair for pair in fields if pair[0].lower() not in dropped])
