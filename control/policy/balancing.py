@@ -1,6 +1,8 @@
 """Which endpoint of a version gets the next attempt."""
 
 from collections.abc import Collection, Sequence
+from fractions import Fraction
+from math import lcm
 
 from control.policy.endpoints import Endpoint
 
@@ -8,42 +10,42 @@ from control.policy.endpoints import Endpoint
 class RoundRobin:
     """Smooth weighted round robin (as nginx does it): in proportion to the weights and evenly spread.
 
-    Mutable: one per version. It takes the endpoints at each pick, so it goes on across changes of policy; an address that stays
-    keeps its place.
+    Mutable: one per version. It takes the endpoints at each pick and goes on across changes of policy; other endpoints than
+    at the last pick start a new cycle.
     """
 
-    __slots__ = ("_current", "_endpoints", "_equal", "_next", "_usable")
+    __slots__ = ("_current", "_endpoints", "_equal", "_next", "_usable", "_weights")
 
     def __init__(self) -> None:
-        self._endpoints: Sequence[Endpoint] = ()
+        self._endpoints: tuple[Endpoint, ...] = ()
         self._usable: tuple[Endpoint, ...] = ()
         self._equal = True
         self._next = 0
-        self._current: list[float] = []
+        self._weights: list[int] = []
+        self._current: list[int] = []
 
     def pick(self, endpoints: tuple[Endpoint, ...], avoid: Collection[Endpoint] = ()) -> Endpoint | None:
         """The next endpoint: one not in `avoid` if there is one, else any; weight 0 never. None: nothing to pick."""
         if endpoints is not self._endpoints:
             self._adopt(endpoints)
-        usable = self._usable
-        if not usable:
+        if not self._usable:
             return None
-        if self._equal:
-            return self._rotate(usable, avoid)
-        return self._weighted(usable, avoid)
+        return self._rotate(avoid) if self._equal else self._weighted(avoid)
 
     def _adopt(self, endpoints: tuple[Endpoint, ...]) -> None:
-        before = {
-            endpoint.address: current for endpoint, current in zip(self._usable, self._current, strict=True)
-        }
         self._endpoints = endpoints
         self._usable = tuple(endpoint for endpoint in endpoints if endpoint.weight > 0)
-        self._equal = len({endpoint.weight for endpoint in self._usable}) <= 1
-        self._current = [before.get(endpoint.address, 0.0) for endpoint in self._usable]
-        if self._next >= len(self._usable):
+        # Whole numbers in the same proportion: sums of fractions would drift, and a cycle never close.
+        exact = [Fraction(str(endpoint.weight)) for endpoint in self._usable]
+        scale = lcm(*(weight.denominator for weight in exact))
+        self._weights = [int(weight * scale) for weight in exact]
+        self._current = [0] * len(exact)
+        self._equal = len(set(exact)) <= 1
+        if self._next >= len(exact):
             self._next = 0
 
-    def _rotate(self, usable: tuple[Endpoint, ...], avoid: Collection[Endpoint]) -> Endpoint:
+    def _rotate(self, avoid: Collection[Endpoint]) -> Endpoint:
+        usable = self._usable
         count = len(usable)
         index = self._next
         if avoid:
@@ -54,17 +56,16 @@ class RoundRobin:
         self._next = index + 1 if index + 1 < count else 0
         return usable[index]
 
-    def _weighted(self, usable: tuple[Endpoint, ...], avoid: Collection[Endpoint]) -> Endpoint:
-        current = self._current
+    def _weighted(self, avoid: Collection[Endpoint]) -> Endpoint:
+        usable, weights, current = self._usable, self._weights, self._current
         indices: Sequence[int] = range(len(usable))
         if avoid:
             indices = [index for index in indices if usable[index] not in avoid] or indices
-        total = 0.0
+        total = 0
         best = indices[0]
         for index in indices:
-            weight = usable[index].weight
-            total += weight
-            current[index] += weight
+            total += weights[index]
+            current[index] += weights[index]
             if current[index] > current[best]:
                 best = index
         current[best] -= total

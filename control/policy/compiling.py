@@ -1,5 +1,7 @@
 """From documents to routes. A setting comes from the route, else from its document, else from `"*"`, else from here; whole."""
 
+import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,8 +78,11 @@ def compile_service(policy: Policy, defaults: Level, tables: Tables) -> Compiled
         _everything(service, tables) if policy.to is None else _split(policy.to, service, tables)
     )
     routes = []
+    places: Counter[str] = Counter()
     for index, route in enumerate(policy.routes):
-        level = compile_level(route, _route_owner(service, route, index))
+        place = _place(route)
+        level = compile_level(route, f"{service}\n{place}\n{places[place]}")
+        places[place] += 1
         if route.to is not None:
             level["shares"] = _split(route.to, service, tables)
         label = route.name or f"routes[{index}]"
@@ -91,8 +96,11 @@ def compile_unclaimed(defaults: Level) -> CompiledService:
     return CompiledService("", (), CompiledRoute("", None, "", None, **{**defaults, "shares": ()}))
 
 
-def _route_owner(service: str, route: Route, index: int) -> str:
-    return f"{service} {route.name or index}"
+def _place(route: Route) -> str:
+    """What a route is known by when others are put before it: its name, else its match."""
+    if route.name is not None or not route.faults:
+        return route.name or ""
+    return json.dumps([match.document() for match in route.match or ()], sort_keys=True)
 
 
 def _everything(service: str, tables: Tables) -> tuple[Share, ...]:
@@ -101,12 +109,14 @@ def _everything(service: str, tables: Tables) -> tuple[Share, ...]:
 
 
 def _split(to: Mapping[str, float], service: str, tables: Tables) -> tuple[Share, ...]:
-    total = sum(to.values())
+    # The largest is taken out first: the sum of huge weights would be infinite.
+    largest = max(to.values())
+    total = sum(weight / largest for weight in to.values())
     shares = []
     for name, weight in to.items():
         other, slash, version = name.partition("/")
         owner, version = (other.lower(), version) if slash else (service, name)
         endpoints = tables.get(owner, {}).get(version, ())
         shown = version if owner == service else f"{owner}/{version}"
-        shares.append(Share(shown, owner, version, endpoints, weight / total))
+        shares.append(Share(shown, owner, version, endpoints, weight / largest / total))
     return tuple(shares)

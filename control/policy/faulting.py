@@ -75,7 +75,7 @@ def compile_faults(faults: tuple[Fault, ...], owner: str) -> tuple[CompiledFault
         compiled.append(
             CompiledFault(
                 source=fault,
-                key=f"{owner} {ordinal} {text}",
+                key=f"{owner}\n{ordinal}\n{text}",
                 percent=fault.percent,
                 conditions=compile_match(fault.match),
                 delay=fault.delay,

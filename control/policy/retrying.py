@@ -1,6 +1,8 @@
 """Whether, when and how often a request is tried again."""
 
+import re
 from dataclasses import dataclass, field
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from random import Random
 
@@ -11,6 +13,7 @@ from control.policy.model import Retry
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 # An answer that asks for a longer wait is not waited for (Envoy's bound, too); the ordinary pause applies.
 LONGEST_RETRY_AFTER = 300.0
+_SECONDS = re.compile(r"\d+(\.\d*)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +109,16 @@ def retry_after(fields: Fields, now: float) -> float | None:
         return None
     text = value.decode("latin-1").strip()
     try:
-        seconds = (
-            float(text) if text[:1].isdigit() else max(0.0, parsedate_to_datetime(text).timestamp() - now)
-        )
+        seconds = float(text) if _SECONDS.fullmatch(text) else max(0.0, _epoch(text) - now)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return seconds if 0 <= seconds <= LONGEST_RETRY_AFTER else None
+
+
+def _epoch(date: str) -> float:
+    """Of a date in any of HTTP's three forms; one without a zone is GMT."""
+    moment = parsedate_to_datetime(date)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 __all__ = [

@@ -10,6 +10,7 @@ from control.policy.faulting import CompiledFault
 from control.policy.headers import HeaderEdit
 from control.policy.matching import Condition
 from control.policy.retrying import CompiledRetry
+from control.policy.route_index import RouteIndex, index_routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +77,16 @@ class CompiledService:
     name: str
     routes: tuple[CompiledRoute, ...]
     own: CompiledRoute
+    _index: RouteIndex[CompiledRoute] | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        index = index_routes([(route.conditions, route) for route in self.routes])
+        object.__setattr__(self, "_index", index)
 
     def route(self, facts: RequestFacts, random: Random) -> CompiledRoute:
         """The first route that matches, else the document's own settings."""
-        for route in self.routes:
+        index = self._index
+        for route in self.routes if index is None else index.candidates(facts.path):
             conditions = route.conditions
             if conditions is None or conditions.holds(facts, random):
                 return route
