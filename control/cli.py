@@ -81,8 +81,12 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that cannot show a character shows its escape, as stderr does anyway.
         sys.stdout.reconfigure(errors="backslashreplace")
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments == ["version"]:
+        # Typer reads an option's value through pydantic, whose import takes as long as all the rest.
+        arguments = ["--version"]
     try:
-        code = _run(argv)
+        code = _run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has gone, as in `| head`. What is still buffered goes nowhere, quietly.
@@ -92,9 +96,9 @@ def main(argv: list[str] | None = None) -> int:
     return code
 
 
-def _run(argv: list[str] | None) -> int:
+def _run(arguments: list[str]) -> int:
     try:
-        app(args=argv, prog_name="mitmesh")
+        app(args=arguments, prog_name="mitmesh")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except Failed as failure:

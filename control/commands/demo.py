@@ -19,9 +19,10 @@ def demo(
     as_json: Json = False,
     redis: Redis = None,
 ) -> None:
-    """Make a server that fails nine times of ten reliable, live, with 1, 3, 10 and 50 tries.
+    """Show the mesh at work on this machine.
 
-    Starts a Valkey server, the flaky server and a proxy, and ends them again.
+    A server that fails nine times of ten becomes reliable, live, with 1, 3, 10
+    and 50 tries. Starts a Valkey server, the flaky server and a proxy, and ends them again.
     Only a Redis named by --redis is used instead, never one of the environment.
     """
     from control.demo import run

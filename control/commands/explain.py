@@ -1,5 +1,6 @@
 """mitmesh explain: why a request would do what it would do."""
 
+import re
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from control.store import Store, Stored
 
 _PORTS = {"http": 80, "https": 443}
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # RFC 9110, 5.6.2
+_SERVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 
 
 def explain(
@@ -37,8 +40,10 @@ def explain(
     redis: Redis = None,
     mesh: Mesh = None,
 ) -> None:
-    """Say which document and route a request meets, why not the earlier routes, and what then happens to it.
+    """Say what would happen to a request, and why.
 
+    That is: which document and route it meets, why not the earlier routes, where
+    it goes with which share, and which retry, timeout and faults apply.
     Asks the very functions that the proxy asks. With -f it needs no Redis, which
     makes it a test of policy files.
     """
@@ -87,11 +92,10 @@ def _from_files(files: list[str]) -> "Snapshot":
 def facts_of(method: str, url: str, headers: list[str], source: str) -> "RequestFacts":
     """The request as matchers see it. Raises Failed (usage) for what is no request."""
     from control.policy.facts import RequestFacts
-    from control.policy.model import HEADER_NAME, METHOD, NAME
 
-    if not METHOD.fullmatch(method):
+    if not _TOKEN.fullmatch(method):
         raise usage(f"METHOD: write a method, such as GET, got {method!r}")
-    if source and not NAME.fullmatch(source):
+    if source and not _SERVICE.fullmatch(source):
         raise usage(f"--from: write the name of a service, such as web, got {source!r}")
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
@@ -104,7 +108,7 @@ def facts_of(method: str, url: str, headers: list[str], source: str) -> "Request
     fields = [(b"Host", parts.netloc.rpartition("@")[2].encode())]
     for header in headers:
         name, colon, value = header.partition(":")
-        if not colon or not HEADER_NAME.fullmatch(name):
+        if not colon or not _TOKEN.fullmatch(name):
             raise usage(f"-H: write 'name: value', such as 'x-user: ann', got {header!r}")
         fields.append((name.encode(), value.strip().encode("utf-8", "surrogateescape")))
     if any(name.lower() == b"host" for name, _ in fields[1:]):

@@ -31,9 +31,10 @@ def get(
     redis: Redis = None,
     mesh: Mesh = None,
 ) -> None:
-    """Print the policy in Redis, in a form that `mitmesh apply -f -` takes again.
+    """Print the policy in Redis.
 
-    As JSON, one service is an object, all of them are a list.
+    `mitmesh apply -f -` takes it again. As JSON, one service is an object, all
+    of them are a list.
     """
     from control.commands.planning import read_stored
 

@@ -22,7 +22,10 @@ def history(
     redis: Redis = None,
     mesh: Mesh = None,
 ) -> None:
-    """List the changes of the policy, the newest first; `--json` has the documents before and after."""
+    """List the changes of the policy, the newest first.
+
+    With --json, the documents before and after each change are in it.
+    """
 
     async def read(store: "Store") -> "list[Entry]":
         return await store.history(service, limit)

@@ -16,7 +16,7 @@ from control.commands.output import say
 # stdout belongs to the access log; what goes wrong is told on stderr. A script of the
 # caller's working directory must not shadow a module, hence -P.
 _MITMDUMP = (
-    "import functools, sys; sys.argv[0] = 'mitmdump'; from mitmproxy.addons import termlog; from mitmproxy.tools.main import mitmdump; "
+    'import functools, sys; sys.argv[0] = "mitmdump"; from mitmproxy.addons import termlog; from mitmproxy.tools.main import mitmdump; '
     "termlog.TermLog = functools.partial(termlog.TermLog, sys.stderr); mitmdump()"
 )
 _PYTHON = ("-P", "-c", _MITMDUMP)
@@ -69,15 +69,15 @@ def proxy(
     ] = "",
     more: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- MITMDUMP OPTION...]", help="any other option of mitmdump"),
+        typer.Argument(metavar="OPTION", help="after `--`: any other option of mitmdump"),
     ] = None,
     show: Annotated[bool, typer.Option("--print", help="print the command that would run, and end")] = False,
     redis: Redis = None,
     mesh: Mesh = None,
 ) -> None:
-    """Run a proxy of the mesh: mitmdump of the same Python with the mesh's addons.
+    """Run a proxy of the mesh.
 
-    This process becomes that mitmdump. Its console stays quiet but for warnings
+    This process becomes mitmdump of the same Python with the mesh's addons. Its console stays quiet but for warnings
     and errors, which go to stderr; `--set termlog_verbosity=info` says more.
     """
     target = target_of(context, redis, mesh)

@@ -4,7 +4,7 @@ from control.commands.output import say_json
 
 
 def schema() -> None:
-    """Print the JSON Schema of a policy document, for completion and checks in an editor."""
+    """Print the JSON Schema of the policy language, for editors."""
     from control.policy.schema import json_schema
 
     say_json(json_schema())

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def status(context: typer.Context, as_json: Json = False, redis: Redis = None, mesh: Mesh = None) -> None:
-    """Show the revision of the mesh and, for each live proxy, which one it has in force.
+    """Show the live proxies and the revision each has in force.
 
     AGE is the time since the proxy started, SEEN since its last report. A proxy
     that refused a revision or lags behind is shown, not an error of this

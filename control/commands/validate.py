@@ -9,10 +9,10 @@ from control.commands.reading import read_files
 
 
 def validate(context: typer.Context, file: Files, as_json: Json = False) -> None:
-    """Check policy files against the language and each other, without Redis.
+    """Check policy files, without Redis.
 
-    Every problem is reported, a line each. `mitmesh apply --dry-run` also checks
-    against what is stored.
+    Every problem is reported, a line each, as `mitmesh apply` would.
+    `mitmesh apply --dry-run` also checks against what is stored.
     """
     from control.policy.checking import check
     from control.policy.errors import PolicyErrors
