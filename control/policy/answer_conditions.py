@@ -3,7 +3,7 @@
 import json
 import zlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, Self
 
 from control.policy.facts import Fields, field_map, field_text
@@ -42,7 +42,7 @@ class AnswerCondition:
     label: str
     statuses: frozenset[int] = frozenset()
     errors: frozenset[str] = frozenset()
-    inside: Callable[[Outcome], bool] | None = None
+    inside: Callable[[Outcome], bool] | None = field(default=None, compare=False)
     needs_body: bool = False
 
     @property

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from control.policy.explain_text import explanation_lines, settings_data
 from control.policy.facts import RequestFacts
-from control.policy.model import DEFAULTS_SERVICE
-from control.policy.routes import CompiledRoute, CompiledService
+from control.policy.faulting import CompiledFault
+from control.policy.model import DEFAULTS_SERVICE, Destination, Settings
+from control.policy.routes import CompiledRoute, CompiledService, Share
 from control.policy.snapshot import Snapshot
 
 
@@ -21,14 +23,14 @@ class _Fixed(Random):
         return self._point
 
 
-# No random share takes a request, every random share takes it.
+# With the one no random share takes a request, with the other every one above 0 does.
 _NEVER = _Fixed(1.0)
 _ALWAYS = _Fixed(0.0)
 
 
 @dataclass(frozen=True)
 class Considered:
-    """A route that does not (or not surely) take the request, and why."""
+    """An earlier route (by its label) that does not, or not surely, take the request, and why."""
 
     route: str
     why: str
@@ -36,30 +38,58 @@ class Considered:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What happens to one request. `service` and `route` are None where nobody claims the host and that is refused."""
+    """What happens to one request.
+
+    `service` and `route` are None where nobody claims the host and that is refused. `faults` are those of the route that may hit
+    this request. `origins`: setting -> where it is said (`reviews`, `reviews: canary`, `"*"`); one that is nowhere said is missing.
+    """
 
     facts: RequestFacts
     revision: int
     service: CompiledService | None
     route: CompiledRoute | None
     considered: tuple[Considered, ...]
-    has_defaults: bool
+    faults: tuple[CompiledFault, ...]
+    document: str | None
+    origins: dict[str, str]
 
     def data(self) -> dict[str, Any]:
-        """As JSON data; what `mitmesh explain --json` prints."""
-        raise NotImplementedError
+        """As JSON data. `matched` is whether a route matched; without one the document's own settings apply.
+
+        `share` is from 0 to 1; settings are spelt as in a policy, null is none or no limit.
+        """
+        claimed = self.service is not None and self.service.name != ""
+        route = self.route
+        data: dict[str, Any] = {
+            "service": self.service.name if self.service is not None and claimed else None,
+            "document": self.document,
+            "host": self.facts.host,
+            "port": self.facts.port,
+            "revision": self.revision,
+            "matched": route is not None and route.label != "",
+            "route": None if route is None else route.name,
+            "label": None if route is None else route.label or None,
+            "considered": [{"route": each.route, "why": each.why} for each in self.considered],
+            "to": [] if route is None else [_share_data(share) for share in route.shares],
+        }
+        if route is None:
+            refusal = {"status": 404, "flag": "NR"}
+            return {**data, "retry": None, "timeout": None, "faults": [], "respond": refusal, "from": {}}
+        data.update(settings_data(route, self.faults))
+        data["from"] = self.origins
+        return data
 
     def lines(self) -> list[str]:
-        """For a person."""
-        raise NotImplementedError
+        """For a person: plain text, a line each."""
+        return explanation_lines(self.facts, self.data())
 
 
 def explain(snapshot: Snapshot, facts: RequestFacts) -> Explanation:
     """The decisions on one request. Random shares are not rolled: such a route is told and passed over."""
     service = snapshot.find(facts.host, facts.port) or snapshot.unknown
-    has_defaults = DEFAULTS_SERVICE in snapshot.policies
+    star = DEFAULTS_SERVICE if DEFAULTS_SERVICE in snapshot.policies else None
     if service is None:
-        return Explanation(facts, snapshot.revision, None, None, (), has_defaults)
+        return Explanation(facts, snapshot.revision, None, None, (), (), star, {})
     taken = service.route(facts, _NEVER)
     considered = []
     for route in service.routes:
@@ -67,4 +97,50 @@ def explain(snapshot: Snapshot, facts: RequestFacts) -> Explanation:
             break
         why = "" if route.conditions is None else route.conditions.why_not(facts)
         considered.append(Considered(route.label, why))
-    return Explanation(facts, snapshot.revision, service, taken, tuple(considered), has_defaults)
+    return Explanation(
+        facts=facts,
+        revision=snapshot.revision,
+        service=service,
+        route=taken,
+        considered=tuple(considered),
+        faults=tuple(fault for fault in taken.faults if _may_hit(fault, facts)),
+        document=service.name or star,
+        origins=_origins(snapshot, service, taken),
+    )
+
+
+def _may_hit(fault: CompiledFault, facts: RequestFacts) -> bool:
+    return fault.percent > 0 and (fault.conditions is None or fault.conditions.holds(facts, _ALWAYS))
+
+
+def _origins(snapshot: Snapshot, service: CompiledService, route: CompiledRoute) -> dict[str, str]:
+    levels: list[tuple[str, Settings]] = []
+    if (policy := snapshot.policies.get(service.name)) is not None:
+        if route is not service.own:
+            index = next(index for index, each in enumerate(service.routes) if each is route)
+            levels.append((f"{service.name}: {route.label}", policy.routes[index]))
+        levels.append((service.name, policy))
+    if (defaults := snapshot.policies.get(DEFAULTS_SERVICE)) is not None:
+        levels.append((f'"{DEFAULTS_SERVICE}"', defaults))
+    fields = [*Settings.model_fields, *Destination.model_fields]
+    return {
+        field: place
+        for field in fields
+        for place, level in reversed(levels)
+        if getattr(level, field, None) is not None
+    }
+
+
+def _share_data(share: Share) -> dict[str, Any]:
+    total = sum(endpoint.weight for endpoint in share.endpoints)
+    versions = {endpoint.version for endpoint in share.endpoints}
+    # All versions together have a name only where there is one of them.
+    version = share.name or (versions.pop() if len(versions) == 1 else None)
+    return {
+        "version": version,
+        "share": round(share.share, 6),
+        "endpoints": [endpoint.address for endpoint in share.endpoints],
+        "endpoint_shares": [
+            round(endpoint.weight / total, 6) if total else 0.0 for endpoint in share.endpoints
+        ],
+    }

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 from control.policy.matching import All, AnyOf, Condition, PathExact, PathPrefix
 
 # With fewer routes asking them one by one is as fast.
-_WORTH_IT = 8
+_WORTH_IT = 4
 # Routes listed in all tables together, per route: what an index may cost in memory.
 _LARGEST = 32
 
