@@ -3,8 +3,9 @@
 This is the way to Redis: URL, connections, subscription, failures. What is done there is in store_operations.py.
 """
 
+import os
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
@@ -60,12 +61,17 @@ class Store(Operations):
         try:
             self._client = self._open(url)
         except (ValueError, TypeError, *_FAILURES) as error:
-            said = re.sub(r".*unexpected keyword argument ('[^']*').*", r"no option \1 exists", str(error))
+            said = re.sub(
+                r".*unexpected keyword argument ('[^']*').*", r"\1 is no option of such a URL", str(error)
+            )
             raise StoreError(f"cannot use the Redis URL {self.url_shown}: {said}") from None
 
     def _open(self, url: str) -> "Redis | RedisCluster":
         target = parse_target(url)
         options = {**_OPTIONS, **parse_url(target.plain)}
+        for name in ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"):
+            if name in options and not os.path.exists(options[name]):
+                raise ValueError(f"{name}: there is no {options[name]}")
         if target.kind == "single":
             single = Redis.from_pool(ConnectionPool(**options))
             self._connection(single)
@@ -103,7 +109,7 @@ class Store(Operations):
 
     # Hints
 
-    async def hints(self) -> AsyncIterator[Hint | None]:
+    async def hints(self) -> AsyncGenerator[Hint | None, None]:
         """None once the subscription stands, then each publication; None for one that is no hint.
 
         Raises StoreError when the connection is lost, at the latest 2 seconds after the server fell silent.
@@ -138,9 +144,7 @@ class Store(Operations):
         try:
             if isinstance(self._client, RedisCluster):
                 node: Any = (await self._client.initialize()).get_node_from_key(self._changes)
-                connection: Any = node.connection_class(
-                    **node.connection_kwargs, retry=_OPTIONS["retry"]
-                )
+                connection: Any = node.connection_class(**node.connection_kwargs, retry=_OPTIONS["retry"])
             else:
                 connection = self._connection(self._client)
             try:
@@ -178,8 +182,9 @@ class Store(Operations):
             try:
                 return await self._evaluate(script, call)
             except ConnectionError as error:
-                # A pooled connection may have died since it was last used, or lead to a former primary.
-                if not again or isinstance(error, AuthenticationError):
+                # A pooled connection may have died since it was last used, or lead to a former primary, which
+                # is certain to have done nothing.
+                if isinstance(error, AuthenticationError) or not (again or "now a slave" in str(error)):
                     raise
                 return await self._evaluate(script, call)
         except _FAILURES as error:

