@@ -4,6 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from addons.engine.errors import UpstreamError
+from addons.engine.reader import AnswerReader
 from addons.engine.wire import Fields
 
 if TYPE_CHECKING:
@@ -47,23 +48,19 @@ class Answer:
 
     def __init__(
         self,
-        status: int,
-        reason: bytes,
-        http_version: bytes,
-        fields: Fields,
+        reader: AnswerReader,
         body: bytes,
-        trailers: Fields | None,
         head_at: float,
         connection: "Connection",
         stream: "Stream | None" = None,
         upgraded: bool = False,
     ) -> None:
-        self.status = status
-        self.reason = reason
-        self.http_version = http_version
-        self.fields = fields
+        self.status = reader.status
+        self.reason = reader.reason
+        self.http_version = reader.version
+        self.fields = reader.fields
         self.body = body
-        self.trailers = trailers
+        self.trailers = reader.trailers
         self.head_at = head_at
         self.connection = connection
         self.complete = stream is None and not upgraded
@@ -154,6 +151,11 @@ class Stream:
         if self._size > HIGH_WATER:
             self.pause()
         self._wake()
+
+    def detach(self) -> None:
+        """The connection goes its own way; what follows cannot slow it down any more."""
+        self.resume()
+        self._connection = None
 
     def end(self, trailers: Fields | None) -> None:
         self._connection = None

@@ -79,6 +79,11 @@ class Call:
         """There is an `answer` (perhaps with a rest to come), or an `error`."""
         return self.answer is not None or self.error is not None
 
+    @property
+    def head_seen(self) -> bool:
+        """The answer's head has arrived, even if the call still gathers its body."""
+        return self.answer is not None or (self.connection is not None and self.connection.head_seen)
+
     def __await__(self) -> Generator[Any, None, Answer]:
         if self.answer is None and self.error is None:
             self._waiter = self._loop.create_future()

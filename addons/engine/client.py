@@ -83,7 +83,7 @@ class Client:
             pool = self._pools.get(origin)
             if pool is not None:
                 while (connection := pool.take()) is not None:
-                    if connection.usable():
+                    if not connection.transport.is_closing():
                         connection.begin(call)
                         return call
                     connection.close()

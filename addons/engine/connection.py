@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,7 +12,6 @@ from addons.engine.answer import Answer, Stream
 from addons.engine.call import Call
 from addons.engine.errors import UpstreamError
 from addons.engine.reader import HEAD_LIMIT, AnswerReader
-from addons.engine.wire import value
 
 if TYPE_CHECKING:
     from addons.engine.client import Client
@@ -25,34 +25,12 @@ UNDECIDED = -1
 
 
 class Connection(asyncio.Protocol):
-    """States: idle (no call, the pool or nobody has it), carrying a call, closed (`closed`), upgraded.
+    """States: carrying a call; idle in its pool; upgraded (`leftover`) until handed over; closed, or no longer ours.
 
     peer, local: address and port of both ends. opened_at: seconds since the epoch. carried: calls begun so far.
+    received: bytes so far. reading_paused: the answer's reader asked for it. head_seen: of the answer under way.
     tag: whatever the engine's user likes to keep with the connection.
     """
-
-    __slots__ = (
-        "_call",
-        "_client",
-        "_gather",
-        "_head_at",
-        "_other",
-        "_reader",
-        "_stream",
-        "_touched",
-        "carried",
-        "closed",
-        "idle_since",
-        "leftover",
-        "local",
-        "opened_at",
-        "origin",
-        "peer",
-        "pool",
-        "tag",
-        "transport",
-        "write_paused",
-    )
 
     transport: asyncio.Transport
     pool: "Pool[Connection]"
@@ -60,44 +38,53 @@ class Connection(asyncio.Protocol):
     def __init__(self, client: "Client", origin: "Origin") -> None:
         self._client = client
         self.origin = origin
+        self.peer: tuple[str, int] = (origin.host, origin.port)
+        self.local: tuple[str, int] = ("", 0)
+        self.opened_at = 0.0
+        self.idle_since = 0.0
+        self.carried = 0
+        self.tag: Any = None
+        self.closed = False
+        self.write_paused = False
+        self.reading_paused = False
+        self.received = 0
+        self.leftover: list[bytes] | None = None
         self._reader = AnswerReader()
         self._call: Call | None = None
         self._stream: Stream | None = None
-        self.closed = False
-        self.write_paused = False
-        self.leftover: list[bytes] | None = None
-        self.idle_since = 0.0
-        self.carried = 0
-        self.opened_at = 0.0
-        self.peer: tuple[str, int] = (origin.host, origin.port)
-        self.local: tuple[str, int] = ("", 0)
-        self.tag: Any = None
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else "idle" if self._call is None else "busy"
+        state = "closed" if self.closed else "busy" if self._call is not None else "idle"
         return f"<Connection {self.origin} {state}, {self.carried} calls>"
 
+    @property
+    def head_seen(self) -> bool:
+        return self._reader.headed
+
     def begin(self, call: Call) -> None:
-        """Send the call's request and settle the call with what comes back. Only for a connection that is idle."""
+        """Send the call's request and settle the call with what comes back. Only for a connection that is free."""
         self._call = call
         call.connection = self
         self._reader.begin(call.method)
-        self._touched = False
-        self._stream = None
-        self._gather = UNDECIDED
-        self._other = 0
+        self._before = self.received
+        self._gather = UNDECIDED  # bytes of the body to wait for before the call is settled
+        self._other = 0  # bytes since the last one that belonged to a body
+        self._bulky = False  # the request may still be on its way out when the answer ends
         self.carried += 1
         body = call.body
         if not body:
-            self.transport.write(call.head if body is not None else call.head + call.take_queued())
+            if body is None:
+                self._bulky = True
+                self.transport.write(call.head + call.take_queued())
+                if not self.write_paused:
+                    call.wake_writer()
+            else:
+                self.transport.write(call.head)
         elif len(body) <= JOIN_LIMIT:
             self.transport.write(call.head + body)
         else:
+            self._bulky = True
             self.transport.writelines((call.head, body))
-
-    def usable(self) -> bool:
-        """Nothing says yet that the peer has closed it."""
-        return not self.closed and not self.transport.is_closing()
 
     # What the event loop calls
 
@@ -117,7 +104,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._drop("bytes that answer no request")
             return
-        self._touched = True
+        self.received += len(data)
         reader = self._reader
         try:
             reader.feed(data)
@@ -129,31 +116,29 @@ class Connection(asyncio.Protocol):
         except HttpParserUpgrade as switch:
             self._upgrade(call, data[switch.args[0] :])
             return
-        if reader.ended:
-            if self._other + len(data) > HEAD_LIMIT and reader.head_size() > HEAD_LIMIT:
-                self._too_large()
-            else:
-                self._finish(call)
-        else:
+        if not reader.ended:
             self._go_on(call, len(data))
+        elif self._other + len(data) > HEAD_LIMIT and reader.head_size() > HEAD_LIMIT:
+            self._too_large()
+        else:
+            self._finish(call)
 
     def eof_received(self) -> None:
         call = self._call
         if call is None:
             self._drop("closed by the upstream")
         elif self._reader.until_close:
-            self._reader.keep_alive = False
             self._finish(call)
         else:
             self._broken("closed by the upstream")
 
     def connection_lost(self, error: Exception | None) -> None:
-        if not self.closed:
-            reason = getattr(error, "strerror", None) or str(error or "closed by the upstream")
-            if self._call is not None:
-                self._broken(reason)
-            else:
-                self._drop(reason)
+        if self._call is not None and error is not None:
+            self._last_words()
+        if self._call is not None:
+            self._broken(_reason(error))
+        elif not self.closed:
+            self._drop(_reason(error))
         self._reader.forget()
 
     def pause_writing(self) -> None:
@@ -170,128 +155,103 @@ class Connection(asyncio.Protocol):
         """More bytes came, the answer is not at its end."""
         reader = self._reader
         parts = reader.parts
-        if not parts:
-            # Heads, chunk sizes with their extensions, trailers: nothing of it may go on for ever.
+        if parts:
+            self._other = 0
+        else:
+            # Heads, chunk sizes with their extensions, trailers: none of it may go on for ever.
             self._other += arrived
             if self._other > HEAD_LIMIT:
                 self._too_large()
                 return
-        else:
-            self._other = 0
-        if not reader.headed:
-            return
+            if not reader.headed:
+                return
         if self._stream is not None:
             if parts:
-                data = b"".join(parts)
-                parts.clear()
-                self._stream.feed(data)
+                self._stream.feed(reader.take())
             return
         if self._gather == UNDECIDED:
             if reader.head_size() > HEAD_LIMIT:
                 self._too_large()
                 return
             self._head_at = time.time()
-            self._gather = self._how_much(call)
-        body = b"".join(parts)
+            self._gather = reader.worth_waiting_for(call.buffer)
+        body = reader.take()
         if len(body) >= self._gather:
-            parts.clear()
             stream = self._stream = Stream(self)
-            call.settle(self._answer(body, stream), None)
+            call.settle(Answer(reader, body, self._head_at, self, stream), None)
         else:
-            parts[:] = (body,)
-
-    def _how_much(self, call: Call) -> int:
-        """Bytes of the body to wait for before the call is settled."""
-        reader = self._reader
-        if reader.length > call.buffer:
-            return 0
-        kind = value(reader.fields, b"content-type")
-        if kind is not None and kind.lower().startswith(b"text/event-stream"):
-            return 0
-        return call.buffer + 1 if call.buffer else 0
+            parts.append(body)
 
     def _finish(self, call: Call) -> None:
         """The answer is whole."""
         reader = self._reader
-        parts = reader.parts
-        body = b"".join(parts)
-        parts.clear()
-        if reader.bodyless and body:
-            reader.garbage = True
-            body = b""
+        body = reader.take()
         stream = self._stream
-        self._stream = None
+        if stream is not None:
+            self._stream = None
+            stream.detach()
         self._call = call.connection = None
-        if (
-            reader.keep_alive
-            and call.reuse
-            and call.sent
-            and not reader.garbage
-            and not self.write_paused
-            and not self.transport.is_closing()
-        ):
+        if not call.sent or (self._bulky and self.transport.get_write_buffer_size()):
+            # The upstream answered before it had the whole request, and may never read the rest.
+            self._abort()
+        elif reader.keep_alive and call.reuse and not reader.garbage:
             self._client.release(self)
         else:
             self.close()
         if stream is None:
-            if self._gather == UNDECIDED:
-                self._head_at = time.time()
-            call.settle(self._answer(body, None), None)
+            head_at = time.time() if self._gather == UNDECIDED else self._head_at
+            call.settle(Answer(reader, body, head_at, self), None)
         else:
             call.wake_writer()
             if body:
                 stream.feed(body)
             stream.end(reader.trailers)
 
-    def _answer(self, body: bytes, stream: Stream | None, upgraded: bool = False) -> Answer:
-        reader = self._reader
-        return Answer(
-            reader.status,
-            reader.reason,
-            reader.version,
-            reader.fields,
-            body,
-            reader.trailers,
-            self._head_at,
-            self,
-            stream,
-            upgraded,
-        )
-
     def _upgrade(self, call: Call, behind: bytes) -> None:
         if b"\r\nupgrade:" not in call.head.lower():
-            self.give_up(
-                UpstreamError("protocol", "bad answer: 101 to a request that did not ask for an upgrade")
-            )
+            self.give_up(UpstreamError("protocol", "bad answer: 101 to a request that asked for no upgrade"))
             return
         self._call = call.connection = None
-        self._head_at = time.time()
-        self.leftover = [behind] if behind else []
+        self.leftover = [behind]
         self.pause_reading()
-        call.settle(self._answer(b"", None, True), None)
+        call.settle(Answer(self._reader, b"", time.time(), self, upgraded=True), None)
 
     def hand_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
         """Give an upgraded connection away, see `Answer.take_over`."""
         if self.closed or self.leftover is None:
             raise UpstreamError("reset", "the upgraded connection was closed")
-        behind = b"".join(self.leftover)
         self._leave()
-        self.transport.set_protocol(protocol)
         self._reader.forget()
-        return self.transport, behind
+        self.transport.set_protocol(protocol)
+        return self.transport, b"".join(self.leftover)
 
     # How it ends
+
+    def _last_words(self) -> None:
+        """Read what a peer said before it reset the connection, perhaps why it would not take the request.
+
+        The event loop gives up on a socket at the first failed write, with an answer still in the kernel's buffer.
+        """
+        if self.origin.tls:
+            return
+        try:
+            data = os.read(self.transport.get_extra_info("socket").fileno(), HEAD_LIMIT)
+        except (OSError, ValueError):
+            return
+        if data:
+            self.data_received(data)
 
     def _broken(self, reason: str) -> None:
         """The connection ended and the answer did not."""
         call = self._call
         assert call is not None
-        if not self._touched and self.carried > 1 and call.resend and call.body is not None:
+        answering = self.received != self._before
+        if not answering and self.carried > 1 and call.resend and call.body is not None:
             self._call = call.connection = None
             self._abort()
             self._client.resend(call)
             return
-        when = "in the middle of an answer" if self._touched else "before an answer"
+        when = "in the middle of an answer" if answering else "before an answer"
         self.give_up(UpstreamError("reset", f"{reason} {when}"))
 
     def _too_large(self) -> None:
@@ -312,7 +272,7 @@ class Connection(asyncio.Protocol):
             stream.fail(error)
 
     def _drop(self, reason: str) -> None:
-        """An idle connection ended, or cannot be trusted any more."""
+        """A connection that carries nothing ended, or cannot be trusted any more."""
         logger.debug("%s: idle connection dropped: %s", self.origin, reason)
         self._abort()
 
@@ -321,7 +281,7 @@ class Connection(asyncio.Protocol):
         self.transport.abort()
 
     def close(self) -> None:
-        """Close it when what was written is sent."""
+        """Close it in good order."""
         self._leave()
         self.transport.close()
 
@@ -331,9 +291,18 @@ class Connection(asyncio.Protocol):
             self._client.forget(self)
 
     def pause_reading(self) -> None:
+        self.reading_paused = True
         if not self.transport.is_closing():
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
+        self.reading_paused = False
         if not self.transport.is_closing():
             self.transport.resume_reading()
+
+
+def _reason(error: Exception | None) -> str:
+    """What ended a connection, in words."""
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return "reset by the upstream"
+    return str(error).lower() if error else "closed by the upstream"

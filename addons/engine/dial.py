@@ -1,6 +1,7 @@
 """Opening a connection: names, addresses in parallel, TLS, and what to say when it fails."""
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -22,9 +23,9 @@ async def dial(origin: Origin, context: ssl.SSLContext | None, factory: Callable
     try:
         async with asyncio.timeout(limit):
             return await _dial(origin, context, factory)
-    except TimeoutError:
-        # Also what the kernel says when it gives up (ETIMEDOUT) before we do.
-        raise _failure(f"timed out after {limit:g} s") from None
+    except TimeoutError as error:
+        # With a number it is the kernel that gave up.
+        raise _failure("timed out" if error.errno else f"timed out after {limit:g} s") from None
     except (OSError, ssl.SSLError, UnicodeError) as error:
         raise _failure(_detail(origin, error)) from None
 
@@ -123,4 +124,5 @@ def _detail(origin: Origin, error: Exception) -> str:
         return "connection refused"
     if isinstance(error, ConnectionResetError | ConnectionAbortedError | BrokenPipeError):
         return "closed by the upstream while connecting"
-    return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).lower()
+    number = getattr(error, "errno", None)
+    return os.strerror(number).lower() if number else str(error).lower()

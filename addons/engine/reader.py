@@ -4,7 +4,7 @@ from typing import Final
 
 import httptools
 
-from addons.engine.wire import Fields, tokens
+from addons.engine.wire import Fields, tokens, value
 
 HEAD_LIMIT: Final = 64 * 1024  # bytes of a head, or of anything else that is not body
 FIELDS_LIMIT: Final = 200
@@ -26,29 +26,6 @@ class AnswerReader:
     `garbage`: bytes of another message followed the end of this one. `bodyless`: the request was HEAD.
     """
 
-    __slots__ = (
-        "_interim",
-        "_parser",
-        "_pending",
-        "_reason",
-        "bodyless",
-        "chunked",
-        "ended",
-        "feed",
-        "fields",
-        "garbage",
-        "headed",
-        "keep_alive",
-        "length",
-        "on_body",
-        "on_status",
-        "parts",
-        "reason",
-        "status",
-        "trailers",
-        "version",
-    )
-
     def __init__(self) -> None:
         self.parts: list[bytes] = []
         self._pending: list[tuple[bytes, bytes]] = []
@@ -67,7 +44,7 @@ class AnswerReader:
         """Expect the answer to a request with that method."""
         if self.bodyless:
             self._renew()
-        self.headed = self.ended = self.garbage = False
+        self.headed = self.ended = self.garbage = self.keep_alive = False
         self.trailers: Fields | None = None
         self.bodyless = method == b"HEAD"
         self._interim = 0
@@ -79,14 +56,36 @@ class AnswerReader:
     @property
     def until_close(self) -> bool:
         """The body ends where the connection does."""
-        return self.headed and self.length == NO_LENGTH and not self.chunked
+        return self.headed and not self.ended and self.length == NO_LENGTH and not self.chunked
 
     def explain(self, error: Exception) -> str:
         """One line saying why `feed` raised that error."""
         cause = error.__context__
         return f"bad answer: {cause if isinstance(cause, Refused) else error}"
 
+    def take(self) -> bytes:
+        """The bytes of the body that came since the last `take`."""
+        parts = self.parts
+        if not parts:
+            return b""
+        data = b"".join(parts)
+        parts.clear()
+        if self.bodyless:
+            self.garbage = True
+            return b""
+        return data
+
+    def worth_waiting_for(self, buffer: int) -> int:
+        """Bytes of the body to gather before the head is passed on, for someone who likes to see up to `buffer`."""
+        if self.length > buffer:
+            return 0
+        kind = value(self.fields, b"content-type")
+        if kind is not None and kind.lower().startswith(b"text/event-stream"):
+            return 0
+        return buffer + 1 if buffer else 0
+
     def head_size(self) -> int:
+        """Bytes of the head's fields."""
         return sum([len(name) + len(value) + 4 for name, value in self.fields])
 
     # What the parser calls
@@ -106,13 +105,13 @@ class AnswerReader:
             raise Refused(f"more than {FIELDS_LIMIT} fields")
         length = NO_LENGTH
         chunked = False
-        for name, value in pending:
+        for name, text in pending:
             size = len(name)
             if size == 14:
                 if name.lower() == b"content-length":
-                    length = int(value)
+                    length = int(text)
             elif size == 17 and name.lower() == b"transfer-encoding":
-                if chunked or value.lower() != b"chunked":
+                if chunked or text.lower() != b"chunked":
                     raise Refused("a transfer-encoding other than chunked")
                 chunked = True
         if chunked and length != NO_LENGTH:
@@ -160,6 +159,8 @@ class AnswerReader:
         if not self.headed:
             return
         if self._pending:
+            if len(self._pending) > FIELDS_LIMIT:
+                raise Refused(f"more than {FIELDS_LIMIT} trailers")
             self.trailers = tuple(self._pending)
             self._pending.clear()
         self.keep_alive = self._parser.should_keep_alive()
