@@ -1,0 +1,36 @@
+"""The mesh's own answers: a status, one line of text, and the flag that says why.
+
+| flag | status | meaning |
+|---|---|---|
+| NP | 503 | the proxy has no policy |
+| NR | 404 | no service claims the host |
+| UF | 503 | no connection to the endpoint |
+| UC | 503 | the connection ended before an answer |
+| UH | 503 | no endpoint to send to |
+| UT | 504 | time ran out |
+| UPE | 502 | the endpoint's answer was not HTTP |
+| FI, DI | | a fault made this answer, or delayed it |
+| URX | | all tries used; the last answer as it came |
+| DC | | the client went away |
+| IE | 500 | an addon of the mesh failed; the request was stopped, not let through |
+
+Names as in Envoy's access log, which has no IE.
+"""
+
+from mitmproxy import http
+
+from addons.exchange import Exchange
+
+FLAG_HEADER = "x-mesh-flag"
+
+
+def own_answer(flow: http.HTTPFlow, exchange: Exchange | None, status: int, flag: str, text: str) -> None:
+    """Answer the flow from the proxy itself; replaces whatever answer it had."""
+    body = text.rstrip("\n").encode() + b"\n"
+    flow.response = http.Response.make(
+        status,
+        body,
+        {"content-type": "text/plain; charset=utf-8", FLAG_HEADER: flag, "content-length": str(len(body))},
+    )
+    if exchange is not None:
+        exchange.flag(flag)

@@ -1,0 +1,232 @@
+"""The tries of one exchange: pick an endpoint, let addons act, send, judge, pause, again.
+
+Lane-independent: it takes a routed flow and gives the upstream's answer, or
+answers the flow itself. Two hooks of the mesh's own run here on every addon
+that has them, a user's script included: `mesh_attempt(flow, attempt)` before
+an attempt goes out and `mesh_attempt_end(flow, attempt)` when its outcome is
+known; `mesh_forwarded(flow)` when no further attempt will come.
+"""
+
+import asyncio
+import time
+
+from mitmproxy import http
+
+from addons.answers import FLAG_HEADER, own_answer
+from addons.deadline import Deadline
+from addons.engine.answer import Answer
+from addons.engine.call import Call
+from addons.engine.client import Client
+from addons.engine.errors import UpstreamError
+from addons.engine.hooks import HookTable
+from addons.engine.origin import Origin
+from addons.exchange import Attempt, Exchange
+from addons.idle_watch import IdleWatch
+from addons.upstream_request import head_of
+from control.policy.answers import FixedAnswer
+from control.policy.balancing import RoundRobin
+from control.policy.retrying import IDEMPOTENT, CompiledRetry, has_idempotency_key
+from control.policy.snapshot import Endpoint, Snapshot
+
+CONNECT_TIMEOUT = 5.0
+IDLE_TIMEOUT = 300.0
+_OWN_ANSWERS = {
+    "connect-failure": (503, "UF", "no connection to {}: {}"),
+    "reset": (503, "UC", "{} ended the connection before it answered: {}"),
+    "protocol": (502, "UPE", "{} did not answer in HTTP: {}"),
+    "timeout": (504, "UT", "{} did not answer in time: {}"),
+}
+
+
+class Attempts:
+    """Shared by all exchanges of a proxy; keeps whose turn it is among the endpoints."""
+
+    def __init__(self, client: Client, hooks: HookTable) -> None:
+        self._client = client
+        self.hooks = hooks
+        self._idle = IdleWatch()
+        self._turns: dict[tuple[str, str | None], RoundRobin] = {}
+        self._origins: dict[tuple[str, int, bool, str], Origin] = {}
+
+    def forget(self, snapshot: Snapshot) -> None:
+        """Drop the turns of services that the new snapshot no longer has."""
+        self._turns = {key: turn for key, turn in self._turns.items() if key[0] in snapshot.services}
+
+    async def run(self, flow: http.HTTPFlow, exchange: Exchange, deadline: Deadline) -> Answer | None:
+        """The upstream's answer, perhaps with a rest to stream; None: the flow has an answer of the proxy's own.
+
+        After it only `deadline` still watches, until the caller stops it.
+        """
+        route = exchange.route
+        if route is not None and route.timeout is not None:
+            deadline.start(route.timeout - (time.perf_counter() - exchange.started))
+        tried: list[Endpoint] = []
+        head = head_of(flow.request)
+        answer: Answer | FixedAnswer | None = None
+        try:
+            while True:
+                attempt = self.begin(flow, exchange, tried)
+                if attempt is None:
+                    own_answer(
+                        flow, exchange, 503, "UH", f"service {exchange.service} has no endpoint to send to"
+                    )
+                    return None
+                if (rest := self.hooks.run("mesh_attempt", flow, attempt)) is not None:
+                    await rest
+                try:
+                    answer = await self._try(flow, exchange, attempt, deadline, head)
+                finally:
+                    attempt.ended = time.perf_counter()
+                    if (rest := self.hooks.run("mesh_attempt_end", flow, attempt)) is not None:
+                        await rest
+                if attempt.pause is None:
+                    break
+                if isinstance(answer, Answer):
+                    answer.close()
+                answer = None
+                await deadline.sleep(attempt.pause)
+                if deadline.expired:
+                    break
+        finally:
+            if (rest := self.hooks.run("mesh_forwarded", flow)) is not None:
+                await rest
+        if isinstance(answer, Answer):
+            return answer
+        self.answer_itself(flow, exchange, attempt, answer, deadline)
+        return None
+
+    def begin(self, flow: http.HTTPFlow, exchange: Exchange, tried: list[Endpoint]) -> Attempt | None:
+        """A new attempt at the next endpoint; None: there is none to pick."""
+        share = exchange.share
+        request = flow.request
+        number = len(exchange.attempts) + 1
+        if share is None:
+            attempt = Attempt(number, None, request.host, request.port)
+        else:
+            key = (share.service, share.version)
+            turns = self._turns.get(key)
+            if turns is None:
+                turns = self._turns[key] = RoundRobin()
+            retry = exchange.route.retry if exchange.route else None
+            endpoint = turns.pick(share.endpoints, tried if tried and _elsewhere(retry) else ())
+            if endpoint is None:
+                return None
+            tried.append(endpoint)
+            if len(tried) >= len(share.endpoints):
+                # Every one was tried: the next round starts afresh, but not where this one ended.
+                tried[:-1] = []
+            attempt = Attempt(number, endpoint, endpoint.host, endpoint.port)
+        exchange.attempts.append(attempt)
+        return attempt
+
+    async def _try(
+        self, flow: http.HTTPFlow, exchange: Exchange, attempt: Attempt, deadline: Deadline, head: bytes
+    ) -> Answer | FixedAnswer | None:
+        route = exchange.route
+        retry = route.retry if route is not None else None
+        per_try = retry.per_try_timeout if retry is not None else None
+        if attempt.delay is not None or attempt.abort is not None:
+            injected = await self.inject(attempt, deadline, per_try)
+            if injected is not None or attempt.error is not None:
+                return injected
+            if per_try is not None and attempt.delay is not None:
+                per_try -= attempt.delay
+        request = flow.request
+        call = self._client.send(
+            self._origin(flow, attempt),
+            head,
+            request.raw_content or b"",
+            method=request.data.method,
+            connect_timeout=CONNECT_TIMEOUT if route is None else route.connect_timeout,
+            buffer=retry.max_body if retry is not None and retry.needs_body else 0,
+            resend=request.method in IDEMPOTENT or has_idempotency_key(request.headers.fields),
+        )
+        deadline.call = call
+        self._idle.watch(call, IDLE_TIMEOUT if route is None else route.idle_timeout)
+        watch = None
+        if per_try is not None:
+            watch = asyncio.get_running_loop().call_later(per_try, _out_of_time, call, per_try)
+        try:
+            answer = await call
+        except UpstreamError as error:
+            attempt.error = error.kind
+            attempt.detail = error.detail
+            self._idle.forget(call)
+            return None
+        finally:
+            if watch is not None:
+                watch.cancel()
+        attempt.status = answer.status
+        attempt.fields = answer.fields
+        if answer.complete:
+            attempt.body = answer.body
+            self._idle.forget(call)
+        return answer
+
+    async def inject(self, attempt: Attempt, deadline: Deadline, per_try: float | None) -> FixedAnswer | None:
+        """Let the attempt's faults act; the outcome, if they made one, stands in the attempt afterwards."""
+        abort = attempt.abort
+        wait = attempt.delay or 0.0
+        if abort == "hang":
+            wait = float("inf")
+        if wait:
+            cut = per_try is not None and wait > per_try
+            seconds = per_try if cut else wait
+            await deadline.sleep(None if seconds == float("inf") else seconds)
+            if deadline.expired or cut:
+                attempt.error = "timeout"
+                attempt.detail = "held back by a fault"
+                attempt.injected = True
+                return None
+        if abort == "reset":
+            attempt.error = "reset"
+            attempt.detail = "reset by a fault"
+            attempt.injected = True
+            return None
+        if isinstance(abort, FixedAnswer):
+            attempt.status = abort.status
+            attempt.fields = abort.fields
+            attempt.body = abort.body
+            attempt.injected = True
+            return abort
+        return None
+
+    def _origin(self, flow: http.HTTPFlow, attempt: Attempt) -> Origin:
+        tls = flow.request.scheme == "https"
+        key = (attempt.host, attempt.port, tls, flow.request.pretty_host if tls else "")
+        origin = self._origins.get(key)
+        if origin is None:
+            if len(self._origins) > 10_000:
+                # Hosts named by callers are without number; the map is only there to save time.
+                self._origins.clear()
+            origin = self._origins[key] = Origin(*key)
+        return origin
+
+    def answer_itself(
+        self,
+        flow: http.HTTPFlow,
+        exchange: Exchange,
+        attempt: Attempt,
+        answer: FixedAnswer | None,
+        deadline: Deadline,
+    ) -> None:
+        if deadline.expired:
+            text = f"the timeout ran out after {len(exchange.attempts)} of the tries"
+            own_answer(flow, exchange, 504, "UT", text)
+        elif answer is not None:
+            flow.response = http.Response.make(answer.status, answer.body, answer.fields)
+            flow.response.headers[FLAG_HEADER] = "FI"
+        else:
+            assert attempt.error is not None
+            status, flag, text = _OWN_ANSWERS[attempt.error]
+            own_answer(flow, exchange, status, flag, text.format(attempt.address, attempt.detail))
+
+
+def _elsewhere(retry: CompiledRetry | None) -> bool:
+    return retry is not None and retry.other_endpoint
+
+
+def _out_of_time(call: Call, seconds: float) -> None:
+    # A per-try timeout counts until the answer's head; what is gathered after it is not its business.
+    if not call.head_seen:
+        call.cancel(UpstreamError("timeout", f"no answer within {seconds:g} s"))

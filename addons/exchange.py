@@ -1,0 +1,142 @@
+"""What the mesh knows about one exchange: a client's request, its attempts upstream, its answer.
+
+It hangs on the flow as a plain attribute, which mitmproxy neither saves nor
+copies, and it is made once, when the request's head arrives. From then on the
+exchange sees one snapshot of the policy, whatever is applied meanwhile.
+"""
+
+import time
+from typing import Literal
+
+from mitmproxy import http
+
+from control.policy.answers import FixedAnswer
+from control.policy.facts import RequestFacts
+from control.policy.snapshot import CompiledRoute, Endpoint, Share, Snapshot
+
+_ATTRIBUTE = "mesh"
+
+
+class Attempt:
+    """One try upstream. Addons see it in `mesh_attempt` before it goes out and in `mesh_attempt_end` after.
+
+    In `mesh_attempt` an addon may set `delay` (seconds to wait first) and
+    `abort` (what happens instead of sending). In `mesh_attempt_end` it may set
+    `pause` (seconds), which asks for another try.
+    """
+
+    __slots__ = (
+        "number",
+        "endpoint",
+        "host",
+        "port",
+        "started",
+        "ended",
+        "status",
+        "fields",
+        "body",
+        "error",
+        "detail",
+        "delay",
+        "abort",
+        "injected",
+        "why",
+        "pause",
+    )
+
+    def __init__(self, number: int, endpoint: Endpoint | None, host: str, port: int) -> None:
+        self.number = number
+        self.endpoint = endpoint
+        """None: dialled what the caller named."""
+        self.host = host
+        self.port = port
+        self.started = time.perf_counter()
+        self.ended = 0.0
+        self.status: int | None = None
+        self.fields: tuple[tuple[bytes, bytes], ...] = ()
+        self.body: bytes | None = None
+        """The answer's whole body, if it was gathered to be judged; None otherwise."""
+        self.error: str | None = None
+        """`connect-failure`, `reset`, `timeout` or `protocol`; None: an answer arrived."""
+        self.detail = ""
+        """What a person should know about the error."""
+        self.delay: float | None = None
+        self.abort: FixedAnswer | Literal["reset", "hang"] | None = None
+        self.injected = False
+        """True when the outcome was made up by a fault."""
+        self.why: str | None = None
+        """The retry condition that held."""
+        self.pause: float | None = None
+
+    @property
+    def address(self) -> str:
+        """host:port that is dialled."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds from start to the answer's head or the error."""
+        return (self.ended - self.started) * 1000
+
+
+class Exchange:
+    """One request of a client and its answer."""
+
+    __slots__ = (
+        "snapshot",
+        "node",
+        "source",
+        "inbound",
+        "facts",
+        "service",
+        "route",
+        "share",
+        "routed",
+        "request_id",
+        "attempts",
+        "flags",
+        "started",
+        "wall",
+        "bytes_in",
+        "bytes_out",
+        "logged",
+        "streamed",
+    )
+
+    def __init__(self, snapshot: Snapshot | None, node: str, source: str, inbound: bool) -> None:
+        self.snapshot = snapshot
+        """None: the proxy never got a policy."""
+        self.node = node
+        self.source = source
+        """The calling service, as far as this proxy knows; "" if it does not."""
+        self.inbound = inbound
+        self.facts: RequestFacts | None = None
+        self.service = ""
+        self.route: CompiledRoute | None = None
+        self.share: Share | None = None
+        self.routed = False
+        self.request_id = ""
+        self.attempts: list[Attempt] = []
+        self.flags: list[str] = []
+        self.started = time.perf_counter()
+        self.wall = time.time()
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.logged = False
+        self.streamed = False
+        """True when mitmproxy's own stack carries the request's body upstream."""
+
+    def flag(self, flag: str) -> None:
+        """Note a response flag once, in the order in which they arose."""
+        if flag not in self.flags:
+            self.flags.append(flag)
+
+
+def exchange_of(flow: http.HTTPFlow) -> Exchange | None:
+    """The flow's exchange; None for a flow that the mesh did not see arrive (a replay, a CONNECT)."""
+    return flow.__dict__.get(_ATTRIBUTE)
+
+
+def attach(flow: http.HTTPFlow, exchange: Exchange) -> None:
+    """Let the flow carry its exchange."""
+    flow.__dict__[_ATTRIBUTE] = exchange

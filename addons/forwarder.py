@@ -1,0 +1,126 @@
+"""Sends what is routed and answers with what came back: mitmproxy's own upstream side is not used."""
+
+import asyncio
+import logging
+
+from mitmproxy import ctx, http
+
+from addons.answers import FLAG_HEADER, own_answer
+from addons.attempts import Attempts
+from addons.deadline import Deadline
+from addons.engine.answer import Answer
+from addons.engine.client import Client
+from addons.engine.errors import UpstreamError
+from addons.engine.hooks import HookTable
+from addons.engine.wire import Fields, end_to_end, value
+from addons.exchange import Exchange, exchange_of
+from addons.relay import Relay
+from control.policy.snapshot import Snapshot
+
+logger = logging.getLogger("mesh.forwarder")
+
+ATTEMPTS_HEADER = "x-mesh-attempts"
+BUFFER = 1024 * 1024
+"""Bytes; a longer answer, or one of unknown length that is not whole at once, is streamed."""
+_FRAMING = (b"content-length", b"transfer-encoding")
+
+
+class Forwarder:
+    """Enforcing: what it cannot send by the policy, it does not let mitmproxy send without."""
+
+    def __init__(self) -> None:
+        self.client: Client | None = None
+        self.attempts: Attempts | None = None
+        self._relay: Relay | None = None
+
+    def running(self) -> None:
+        if self.client is None:
+            self.client = Client()
+            self.attempts = Attempts(self.client, HookTable(ctx.master.addons))
+            self._relay = Relay()
+
+    def done(self) -> None:
+        client, self.client = self.client, None
+        if client is not None:
+            client.close()
+        if self._relay is not None:
+            self._relay.close()
+
+    def mesh_policy(self, snapshot: Snapshot) -> None:
+        if self.attempts is not None:
+            self.attempts.forget(snapshot)
+
+    async def request(self, flow: http.HTTPFlow) -> None:
+        exchange = exchange_of(flow)
+        if flow.response is not None or flow.error is not None:
+            return
+        if exchange is None or not exchange.routed or self.attempts is None:
+            own_answer(flow, exchange, 500, "IE", "the mesh did not route this request; see the proxy's log")
+            return
+        if exchange.streamed:
+            return
+        deadline = Deadline(asyncio.get_running_loop())
+        relayed = False
+        try:
+            answer = await self.attempts.run(flow, exchange, deadline)
+            if answer is not None:
+                relayed = await self._deliver(flow, exchange, answer, deadline)
+        except UpstreamError as error:
+            flag = "UT" if deadline.expired else "UC"
+            status = 504 if deadline.expired else 502
+            own_answer(flow, exchange, status, flag, f"the answer broke off: {error.detail}")
+        except Exception:
+            logger.exception("forwarding failed; the request was stopped")
+            own_answer(
+                flow, exchange, 500, "IE", "the mesh failed to forward this request; see the proxy's log"
+            )
+        finally:
+            if not relayed:
+                deadline.stop()
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        exchange = exchange_of(flow)
+        if exchange is None or flow.response is None:
+            return
+        if self._relay is not None:
+            self._relay.restore(flow, exchange)
+        if exchange.attempts:
+            flow.response.headers[ATTEMPTS_HEADER] = str(len(exchange.attempts))
+        if "URX" in exchange.flags and exchange.attempts and exchange.attempts[-1].error is None:
+            flow.response.headers[FLAG_HEADER] = "URX"
+
+    async def _deliver(
+        self, flow: http.HTTPFlow, exchange: Exchange, answer: Answer, deadline: Deadline
+    ) -> bool:
+        """Let the flow have the answer; True: the relay streams it."""
+        body = answer.body
+        if not answer.complete:
+            length = value(answer.fields, b"content-length")
+            if length is None or int(length) > BUFFER:
+                assert self._relay is not None
+                await self._relay.offer(flow, exchange, answer, deadline)
+                return True
+            parts = [body]
+            while data := await answer.read():
+                parts.append(data)
+            body = b"".join(parts)
+        flow.response = http.Response(
+            b"HTTP/1.1",
+            answer.status,
+            answer.reason,
+            http.Headers(_framed(flow.request.method, answer, len(body))),
+            body,
+            http.Headers(answer.trailers) if answer.trailers and flow.request.is_http2 else None,
+            answer.head_at,
+            answer.head_at,
+        )
+        return False
+
+
+def _framed(method: str, answer: Answer, length: int) -> Fields:
+    """The answer's end-to-end fields with a Content-Length that is true of the whole body."""
+    fields = end_to_end(answer.fields)
+    if method == "HEAD" or answer.status in (204, 304):
+        return fields
+    kept = tuple([field for field in fields if field[0].lower() not in _FRAMING])
+    return (*kept, (b"content-length", b"%d" % length))

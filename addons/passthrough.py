@@ -1,0 +1,165 @@
+"""Takes on mitmproxy's own path what cannot wait in a buffer: upgrades, gRPC, and request bodies over the limit.
+
+Such a request is routed, edited, faulted and timed as any other, but it gets
+one attempt: what has been passed on cannot be sent again.
+"""
+
+import asyncio
+import logging
+import time
+
+from mitmproxy import ctx, http
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
+
+from addons.answers import own_answer
+from addons.deadline import Deadline
+from addons.engine.wire import tokens, value
+from addons.exchange import Attempt, Exchange, exchange_of
+from addons.forwarder import BUFFER, Forwarder
+from addons.routing import Routing
+
+logger = logging.getLogger("mesh.passthrough")
+
+_BODILESS = ("GET", "HEAD", "OPTIONS", "DELETE", "TRACE")
+
+
+def needs_own_path(request: http.Request) -> bool:
+    """Whether the request's head says that the forwarder cannot hold the request."""
+    fields = request.headers.fields
+    if b"upgrade" in tokens(fields, b"connection"):
+        return True
+    if (value(fields, b"content-type") or b"").startswith(b"application/grpc"):
+        return True
+    length = value(fields, b"content-length")
+    if length is not None:
+        return length.isdigit() and int(length) > BUFFER
+    if request.http_version.startswith("HTTP/1"):
+        return value(fields, b"transfer-encoding") is not None
+    return request.method not in _BODILESS
+
+
+class Passthrough:
+    """Enforcing: a request that should pass here and cannot be routed is answered, not let through."""
+
+    def __init__(self, routing: Routing, forwarder: Forwarder) -> None:
+        self._routing = routing
+        self._forwarder = forwarder
+        self._deadlines: dict[str, asyncio.TimerHandle] = {}
+
+    async def requestheaders(self, flow: http.HTTPFlow) -> None:
+        exchange = exchange_of(flow)
+        if exchange is None or flow.response is not None or flow.error is not None:
+            return
+        if not needs_own_path(flow.request):
+            return
+        try:
+            await self._pass(flow, exchange)
+        except Exception:
+            logger.exception("passing on failed; the request was stopped")
+            own_answer(
+                flow, exchange, 500, "IE", "the mesh failed to pass this request on; see the proxy's log"
+            )
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        exchange = exchange_of(flow)
+        if exchange is None or not exchange.streamed or flow.response is None:
+            return
+        if flow.response.status_code == 101:
+            self._stop_timer(flow)
+        if exchange.attempts:
+            attempt = exchange.attempts[-1]
+            attempt.status = flow.response.status_code
+            attempt.ended = time.perf_counter()
+
+        def count(piece: bytes) -> bytes:
+            exchange.bytes_out += len(piece)
+            return piece
+
+        flow.response.stream = count
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        self._stop_timer(flow)
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        self._stop_timer(flow)
+        exchange = exchange_of(flow)
+        if exchange is None or not exchange.streamed or not exchange.attempts or flow.error is None:
+            return
+        attempt = exchange.attempts[-1]
+        attempt.ended = attempt.ended or time.perf_counter()
+        if flow.error.msg != "Client disconnected." and attempt.status is None:
+            connected = flow.server_conn.timestamp_tcp_setup is not None
+            attempt.error = "reset" if connected else "connect-failure"
+            attempt.detail = flow.error.msg
+            if "UT" not in exchange.flags:
+                exchange.flag("UC" if connected else "UF")
+
+    def server_connect_error(self, data: ServerConnectionHookData) -> None:
+        # Otherwise the failure sticks to the client's connection, and its next request fails without a try.
+        data.server.error = None
+
+    def websocket_message(self, flow: http.HTTPFlow) -> None:
+        # mitmproxy keeps every message for its user interfaces; a proxy that runs for months must not.
+        if flow.websocket is not None:
+            exchange = exchange_of(flow)
+            message = flow.websocket.messages[-1]
+            if exchange is not None:
+                if message.from_client:
+                    exchange.bytes_in += len(message.content)
+                else:
+                    exchange.bytes_out += len(message.content)
+            del flow.websocket.messages[:-1]
+
+    async def _pass(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        self._routing.route(flow, exchange)
+        attempts = self._forwarder.attempts
+        if flow.response is not None or attempts is None:
+            return
+        attempt = attempts.begin(flow, exchange, [])
+        if attempt is None:
+            own_answer(flow, exchange, 503, "UH", f"service {exchange.service} has no endpoint to send to")
+            return
+        await attempts.hooks.trigger("mesh_attempt", flow, attempt)
+        timeout = exchange.route.timeout if exchange.route is not None else None
+        deadline = Deadline(asyncio.get_running_loop())
+        if timeout is not None:
+            deadline.start(timeout)
+        injected = await attempts.inject(attempt, deadline, None)
+        deadline.stop()
+        if injected is not None or attempt.error is not None:
+            attempt.ended = time.perf_counter()
+            attempts.answer_itself(flow, exchange, attempt, injected, deadline)
+            return
+        if timeout is not None:
+            left = timeout - (time.perf_counter() - exchange.started)
+            self._deadlines[flow.id] = asyncio.get_running_loop().call_later(
+                max(0.0, left), self._cut, flow, exchange
+            )
+        self._send_on(flow, exchange, attempt)
+
+    def _send_on(self, flow: http.HTTPFlow, exchange: Exchange, attempt: Attempt) -> None:
+        exchange.streamed = True
+        # The fields of `data` are set, not the properties: those would rewrite the Host header.
+        flow.request.data.host = attempt.host
+        flow.request.data.port = attempt.port
+
+        def count(piece: bytes) -> bytes:
+            exchange.bytes_in += len(piece)
+            return piece
+
+        flow.request.stream = count
+
+    def _cut(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """The timeout ran out while mitmproxy carries the exchange: end it at the upstream's side."""
+        exchange.flag("UT")
+        handler = ctx.master.addons.get("proxyserver").connections.get(flow.client_conn.id)
+        for connection, io in list(handler.transports.items()) if handler is not None else []:
+            if connection is flow.server_conn and io.writer is not None:
+                io.writer.transport.abort()
+                return
+        flow.kill()
+
+    def _stop_timer(self, flow: http.HTTPFlow) -> None:
+        timer = self._deadlines.pop(flow.id, None)
+        if timer is not None:
+            timer.cancel()

@@ -1,0 +1,35 @@
+"""The last good policy in a file, for a proxy that starts while Redis is away."""
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_cache(path: Path, mesh: str, revision: int, documents: dict[str, str]) -> None:
+    """Replace the file in one step, so that a reader never sees half of it. Raises OSError."""
+    text = json.dumps({"mesh": mesh, "revision": revision, "documents": documents})
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def read_cache(path: Path, mesh: str) -> tuple[int, dict[str, str]]:
+    """Revision and documents of the mesh. Raises OSError, or ValueError if the file is not such a cache."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        if data["mesh"] != mesh:
+            raise ValueError(f"it is of mesh {data['mesh']!r}, not {mesh!r}")
+        documents = {str(service): str(text) for service, text in data["documents"].items()}
+        return int(data["revision"]), documents
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a policy cache: {error!r}") from None

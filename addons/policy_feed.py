@@ -1,0 +1,183 @@
+"""Gives every request the policy in force when it arrived; without any policy, nothing passes."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from mitmproxy import ctx, exceptions, http
+from mitmproxy.addonmanager import Loader
+
+from addons.answers import own_answer
+from addons.exchange import Exchange, attach, exchange_of
+from addons.policy_sync import PolicySync
+from control.store import NodeReport, Store, StoreError
+
+logger = logging.getLogger("mesh.policy_feed")
+
+DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+_FAREWELL = 1.0
+
+
+def default_node() -> str:
+    """Host, process and start: unique, and readable in `mitmesh status`."""
+    return f"{socket.gethostname()}-{os.getpid()}-{int(time.time() * 1000) & 0xFFFFFF:06x}"
+
+
+def release() -> str:
+    """The installed version, or what a bare checkout is."""
+    try:
+        return version("mitmesh")
+    except PackageNotFoundError:
+        return "checkout"
+
+
+class PolicyFeed:
+    """Options: mesh_redis, mesh_name, mesh_service, mesh_node, mesh_cache, mesh_inbound."""
+
+    def __init__(self) -> None:
+        self.sync: PolicySync | None = None
+        self.node = default_node()
+        self._store: Store | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._service = ""
+        self._inbound: frozenset[int] = frozenset()
+        self._started = time.time()
+
+    def load(self, loader: Loader) -> None:
+        redis = os.environ.get("MITMESH_REDIS", DEFAULT_REDIS)
+        mesh = os.environ.get("MITMESH_NAME", "mesh")
+        loader.add_option("mesh_redis", str, redis, "Redis that holds the mesh's policy, as a URL.")
+        loader.add_option("mesh_name", str, mesh, "The mesh whose policy is read.")
+        loader.add_option("mesh_service", str, "", "The service that this proxy stands for.")
+        loader.add_option("mesh_node", str, "", "This proxy's name in `mitmesh status`.")
+        loader.add_option(
+            "mesh_cache", str, "", "File for the last good policy, read when Redis is away at start."
+        )
+        loader.add_option(
+            "mesh_inbound", Sequence[str], [], "Listen ports that stand in front of the local application."
+        )
+
+    def configure(self, updated: set[str]) -> None:
+        options = ctx.options
+        for name in ("mesh_name", "mesh_service", "mesh_node"):
+            value = getattr(options, name)
+            if value and not _NAME.fullmatch(value):
+                raise exceptions.OptionsError(f"{name}: use letters, digits, '.', '_' and '-', got {value!r}")
+        if "mesh_name" in updated and not options.mesh_name:
+            raise exceptions.OptionsError("mesh_name: give a name, such as mesh")
+        try:
+            self._inbound = frozenset(_port(text) for text in options.mesh_inbound)
+        except ValueError as error:
+            raise exceptions.OptionsError(f"mesh_inbound: {error}") from None
+        if "mesh_redis" in updated:
+            try:
+                Store(options.mesh_redis)
+            except StoreError as error:
+                raise exceptions.OptionsError(f"mesh_redis: {error}") from None
+        self._service = options.mesh_service.lower()
+        if options.mesh_node:
+            self.node = options.mesh_node
+        if self._task is not None and updated & {"mesh_redis", "mesh_name", "mesh_node", "mesh_cache"}:
+            self.done()
+            self.running()
+
+    def running(self) -> None:
+        if self._task is not None:
+            return
+        options = ctx.options
+        self._store = Store(options.mesh_redis, options.mesh_name)
+        cache = Path(options.mesh_cache).expanduser() if options.mesh_cache else None
+        self.sync = PolicySync(self._store, self._describe, cache)
+        self._task = asyncio.get_running_loop().create_task(self.sync.run(), name="mesh policy feed")
+        self._task.add_done_callback(_say_if_dead)
+
+    def done(self) -> None:
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        if self.sync is not None and self.sync.connected:
+            self._say_goodbye()
+
+    def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        """Pin the snapshot. Right after the start it waits for the first policy instead of refusing."""
+        sync = self.sync
+        if sync is None or sync.snapshot is not None or sync.settled.is_set():
+            self._pin(flow)
+            return None
+        return self._pin_when_settled(flow, sync)
+
+    async def _pin_when_settled(self, flow: http.HTTPFlow, sync: PolicySync) -> None:
+        await sync.settled.wait()
+        self._pin(flow)
+
+    def _pin(self, flow: http.HTTPFlow) -> None:
+        snapshot = self.sync.snapshot if self.sync else None
+        inbound = flow.client_conn.sockname[1] in self._inbound if self._inbound else False
+        attach(flow, Exchange(snapshot, self.node, "" if inbound else self._service, inbound))
+        if inbound:
+            exchange = exchange_of(flow)
+            assert exchange is not None
+            exchange.service = self._service
+        if snapshot is None and flow.response is None:
+            self._refuse(flow)
+
+    def _refuse(self, flow: http.HTTPFlow) -> None:
+        where = self._store.url_shown if self._store else ctx.options.mesh_redis
+        own_answer(
+            flow,
+            exchange_of(flow),
+            503,
+            "NP",
+            f"no policy: Redis at {where} has given none yet and there is no cache;"
+            " start Redis there, or name another with --set mesh_redis=URL",
+        )
+
+    def _describe(self) -> NodeReport:
+        proxyserver = ctx.master.addons.get("proxyserver")
+        addresses = proxyserver.listen_addrs() if proxyserver else []
+        return NodeReport(
+            id=self.node,
+            service=self._service,
+            revision=0,
+            error="",
+            version=release(),
+            started=self._started,
+            addresses=tuple(f"{address[0]}:{address[1]}" for address in addresses),
+            seen=time.time(),
+        )
+
+    def _say_goodbye(self) -> None:
+        # `done` is called without a chance to await, often just before the loop closes, so the
+        # report is withdrawn from a thread with a loop of its own.
+        url, mesh, node = ctx.options.mesh_redis, ctx.options.mesh_name, self.node
+
+        async def forget() -> None:
+            store = Store(url, mesh)
+            with contextlib.suppress(StoreError):
+                await store.forget(node)
+            await store.close()
+
+        thread = threading.Thread(target=lambda: asyncio.run(forget()), name="mesh goodbye", daemon=True)
+        thread.start()
+        thread.join(_FAREWELL)
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
+        raise ValueError(f"write a port from 1 to 65535, got {text!r}")
+    return int(text)
+
+
+def _say_if_dead(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()):
+        logger.critical("the policy feed died; restart this proxy", exc_info=error)

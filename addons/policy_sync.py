@@ -1,0 +1,171 @@
+"""Keeps a compiled snapshot of the policy as near to Redis as the network allows.
+
+A subscription says when to look, a look every few seconds catches what the
+subscription lost, and a report to Redis says what this proxy has in force. A
+policy that does not compile is refused whole and the last good one stays.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from pathlib import Path
+
+from addons.policy_cache import read_cache, write_cache
+from control.policy.errors import PolicyErrors
+from control.policy.snapshot import Snapshot, build
+from control.store import NodeReport, Store, StoreError
+
+logger = logging.getLogger("mesh.policy_feed")
+
+RESYNC = 2.0
+"""Seconds between looks at the revision, for changes whose publication was lost."""
+HEARTBEAT = 1.0
+"""Seconds between reports."""
+REPORT_TTL = 3.0
+"""Seconds until a proxy that stopped reporting is taken for dead."""
+FULL_READ = 15.0
+"""Seconds between comparisons of the whole policy, which find what was edited by hand."""
+_LONGEST_WAIT = 0.5
+_SHORTEST_WAIT = 0.05
+
+
+class PolicySync:
+    """Runs until cancelled; `snapshot` is replaced by one assignment and never changed in place."""
+
+    def __init__(
+        self,
+        store: Store,
+        describe: Callable[[], NodeReport],
+        cache: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`describe` gives this proxy's report; revision, error and time are filled in here."""
+        self.snapshot: Snapshot | None = None
+        self.connected = False
+        self.error = ""
+        """Why the newest policy is not in force; empty: it is."""
+        self.settled = asyncio.Event()
+        """Set once the first attempt to get a policy ended, well or badly."""
+        self._store = store
+        self._describe = describe
+        self._cache = cache
+        self._clock = clock
+        self._documents: dict[str, str] = {}
+        self._seen: int | None = None
+        self._read_whole = float("-inf")
+        self._lock = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Follow Redis for ever; only cancellation ends it."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen(), name="mesh policy subscription")
+            group.create_task(self._look(), name="mesh policy resync")
+            group.create_task(self._beat(), name="mesh node report")
+
+    async def _listen(self) -> None:
+        wait = _SHORTEST_WAIT
+        while True:
+            try:
+                # Subscribed first, read second: a change between the two is announced, not lost.
+                async for hint in self._store.hints():
+                    await self._sync(hint.services if hint else None, whole=hint is None)
+                    if not self.connected:
+                        self.connected = True
+                        wait = _SHORTEST_WAIT
+                        logger.info(f"following {self._store.url_shown}")
+                        await self._report()
+            except StoreError as error:
+                await self._lost(error)
+            await asyncio.sleep(wait)
+            wait = min(_LONGEST_WAIT, wait * 2)
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(RESYNC)
+            if self.connected:
+                try:
+                    await self._sync(None, whole=self._clock() - self._read_whole >= FULL_READ)
+                except StoreError as error:
+                    logger.debug(f"resync: {error}")
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT)
+            if self.connected:
+                await self._report()
+
+    async def _lost(self, error: StoreError) -> None:
+        if self.connected:
+            self.connected = False
+            revision = self.snapshot.revision if self.snapshot else None
+            logger.warning(f"{error}; going on with revision {revision}")
+        elif not self.settled.is_set():
+            logger.warning(str(error))
+            if self._cache is not None:
+                await self._load_cache(self._cache)
+            self.settled.set()
+
+    async def _sync(self, services: Collection[str] | None, whole: bool) -> None:
+        async with self._lock:
+            if whole or self._seen is None:
+                stored = await self._store.read()
+                self._read_whole = self._clock()
+                revision, documents = stored.revision, stored.documents
+            else:
+                delta = await self._store.read_since(self._seen, services)
+                revision = delta.revision
+                documents = {} if delta.full else dict(self._documents)
+                for service, text in delta.documents.items():
+                    if text is None:
+                        documents.pop(service, None)
+                    else:
+                        documents[service] = text
+            if revision != self._seen or documents != self._documents:
+                self._seen, self._documents = revision, documents
+                await self._adopt(revision, documents)
+                await self._report()
+            self.settled.set()
+
+    async def _adopt(self, revision: int, documents: dict[str, str]) -> None:
+        try:
+            snapshot = await asyncio.to_thread(build, revision, documents, self.snapshot)
+        except PolicyErrors as errors:
+            problems = [str(problem) for problem in errors.problems]
+            self.error = f"refused revision {revision}: {problems[0]}"
+            if len(problems) > 1:
+                self.error += f" (and {len(problems) - 1} more)"
+            for problem in problems:
+                logger.error(f"refused revision {revision}: {problem}")
+            return
+        self.snapshot = snapshot
+        self.error = ""
+        logger.info(f"revision {revision} in force, {len(documents)} documents")
+        if self._cache is not None:
+            try:
+                await asyncio.to_thread(write_cache, self._cache, self._store.mesh, revision, documents)
+            except OSError as error:
+                logger.warning(f"mesh_cache {self._cache}: not written: {error.strerror}")
+
+    async def _load_cache(self, path: Path) -> None:
+        try:
+            revision, documents = await asyncio.to_thread(read_cache, path, self._store.mesh)
+            self.snapshot = await asyncio.to_thread(build, revision, documents, None)
+        except FileNotFoundError:
+            logger.warning(f"mesh_cache {path}: no such file yet")
+        except OSError as error:
+            logger.error(f"mesh_cache {path}: not readable: {error.strerror}")
+        except (ValueError, PolicyErrors) as error:
+            logger.error(f"mesh_cache {path}: not usable: {error}")
+        else:
+            logger.warning(f"mesh_cache {path}: revision {revision} in force until Redis is back")
+
+    async def _report(self) -> None:
+        revision = self.snapshot.revision if self.snapshot else 0
+        report = replace(self._describe(), revision=revision, error=self.error)
+        try:
+            await self._store.report(report, REPORT_TTL)
+        except StoreError as error:
+            # The subscription notices the same loss and says so; one voice is enough.
+            logger.debug(f"report: {error}")

@@ -1,0 +1,161 @@
+"""Lets mitmproxy's own stack stream an answer that is already under way.
+
+A flow can be given a whole answer, not the beginning of one. So the forwarder
+keeps the upstream connection, and mitmproxy is sent to a listener on the
+loopback interface, which hands it that answer bit by bit. A random token that
+only the two know tells which.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from dataclasses import dataclass
+
+from mitmproxy import http
+
+from addons.deadline import Deadline
+from addons.engine.answer import Answer
+from addons.engine.errors import UpstreamError
+from addons.engine.wire import LAST_CHUNK, answer_head, chunk, end_to_end, value
+from addons.exchange import Exchange
+
+logger = logging.getLogger("mesh.relay")
+
+TOKEN_HEADER = "x-mesh-relay"
+_UNCLAIMED = 10.0
+_LONGEST_HEAD = 256 * 1024
+
+
+@dataclass(slots=True)
+class _Offer:
+    answer: Answer
+    exchange: Exchange
+    deadline: Deadline
+    destination: tuple[str, int, bytes]
+    expiry: asyncio.TimerHandle
+
+
+class Relay:
+    """Listens from its first use on; one connection per answer."""
+
+    def __init__(self) -> None:
+        self._offers: dict[str, _Offer] = {}
+        self._restore: dict[str, tuple[str, int, bytes]] = {}
+        self._server: asyncio.Server | None = None
+        self._lock = asyncio.Lock()
+
+    async def offer(
+        self, flow: http.HTTPFlow, exchange: Exchange, answer: Answer, deadline: Deadline
+    ) -> None:
+        """Send the flow to the relay for this answer. Raises OSError when it cannot listen."""
+        host, port = await self._listen()
+        token = secrets.token_hex(16)
+        data = flow.request.data
+        destination = (data.host, data.port, data.scheme)
+        expiry = asyncio.get_running_loop().call_later(_UNCLAIMED, self._withdraw, token)
+        self._offers[token] = _Offer(answer, exchange, deadline, destination, expiry)
+        self._restore[flow.id] = destination
+        # The fields of `data` are set, not the properties: those would rewrite the Host header.
+        data.host, data.port, data.scheme = host, port, b"http"
+        flow.request.headers[TOKEN_HEADER] = token
+
+    def restore(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """The answer's head arrived from the relay: the request is shown as it was, the rest is streamed."""
+        destination = self._restore.pop(flow.id, None)
+        if destination is None or flow.response is None:
+            return
+        data = flow.request.data
+        data.host, data.port, data.scheme = destination
+        flow.request.headers.pop(TOKEN_HEADER, None)
+        flow.response.headers.pop("connection", None)
+
+        def count(piece: bytes) -> bytes:
+            exchange.bytes_out += len(piece)
+            return piece
+
+        flow.response.stream = count
+
+    def close(self) -> None:
+        """Stop listening and give up what nobody came for."""
+        if self._server is not None:
+            self._server.close()
+        for token in list(self._offers):
+            self._withdraw(token)
+
+    async def _listen(self) -> tuple[str, int]:
+        async with self._lock:
+            if self._server is None:
+                self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=_LONGEST_HEAD)
+        address: tuple[str, int] = self._server.sockets[0].getsockname()
+        return address
+
+    def _withdraw(self, token: str) -> None:
+        offer = self._offers.pop(token, None)
+        if offer is not None:
+            offer.expiry.cancel()
+            offer.deadline.stop()
+            offer.answer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        offer = None
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            offer = self._offers.pop(_token_of(head), None)
+            if offer is None:
+                return
+            offer.expiry.cancel()
+            await self._stream(offer, reader, writer)
+        except UpstreamError as error:
+            assert offer is not None
+            offer.exchange.flag("UT" if offer.deadline.expired else "UC")
+            logger.debug(f"an answer broke off: {error}")
+            writer.transport.abort()
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            logger.debug(f"the client left a stream: {error}")
+            writer.transport.abort()
+        finally:
+            if offer is not None:
+                offer.deadline.stop()
+                offer.answer.close()
+            with contextlib.suppress(OSError):
+                writer.close()
+
+    async def _stream(
+        self, offer: _Offer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        answer = offer.answer
+        drain = asyncio.create_task(_discard(reader))
+        try:
+            fields = end_to_end(answer.fields)
+            chunked = value(fields, b"content-length") is None
+            framing = (b"transfer-encoding", b"chunked") if chunked else None
+            head = (*fields, (b"connection", b"close"), *((framing,) if framing else ()))
+            writer.write(answer_head(answer.status, answer.reason, head))
+            data = answer.body
+            while True:
+                writer.write(chunk(data) if chunked else data)
+                await writer.drain()
+                data = await answer.read()
+                if not data:
+                    break
+            if chunked:
+                writer.write(LAST_CHUNK)
+            await writer.drain()
+        finally:
+            drain.cancel()
+
+
+async def _discard(reader: asyncio.StreamReader) -> None:
+    """Read the request's body away, which went upstream long ago; unread bytes would reset the connection."""
+    with contextlib.suppress(OSError):
+        while await reader.read(65536):
+            pass
+
+
+def _token_of(head: bytes) -> str:
+    for line in head.split(b"\r\n"):
+        name, _, text = line.partition(b":")
+        if name.strip().lower() == TOKEN_HEADER.encode():
+            return text.strip().decode("latin-1")
+    return ""

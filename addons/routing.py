@@ -1,0 +1,103 @@
+"""Decides which service, route and version a request belongs to, and edits its headers."""
+
+import logging
+import random
+import uuid
+
+from mitmproxy import http
+from mitmproxy.proxy import mode_specs
+
+from addons.answers import own_answer
+from addons.exchange import Exchange, exchange_of
+from control.policy.facts import RequestFacts
+from control.policy.headers import HeaderEdit
+
+logger = logging.getLogger("mesh.routing")
+
+REQUEST_ID = "x-request-id"
+# In these modes the client believes it talks to the address it resolved; its Host header names the service.
+_ADDRESS_MODES = (mode_specs.TransparentMode, mode_specs.WireGuardMode, mode_specs.LocalMode)
+
+
+def facts_of(flow: http.HTTPFlow, source: str) -> RequestFacts:
+    """What the policy may look at, with the destination as the client named it."""
+    request = flow.request
+    data = request.data
+    host = request.host
+    if isinstance(flow.client_conn.proxy_mode, _ADDRESS_MODES):
+        host = request.pretty_host
+    return RequestFacts(
+        data.method.decode("latin-1"),
+        host,
+        request.port,
+        data.path.decode("latin-1"),
+        data.headers.fields,
+        source,
+    )
+
+
+def edit(message: http.Message, change: HeaderEdit | None) -> None:
+    """Apply a policy's header operations."""
+    if change is not None:
+        message.headers.fields = change.apply(message.headers.fields)
+
+
+class Routing:
+    """Enforcing: if it fails, the request is answered 500 and goes nowhere."""
+
+    def __init__(self, random_source: random.Random | None = None) -> None:
+        self._random = random_source or random.Random()
+
+    def request(self, flow: http.HTTPFlow) -> None:
+        exchange = exchange_of(flow)
+        if exchange is not None and not exchange.routed and flow.response is None and flow.error is None:
+            self.route(flow, exchange)
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        exchange = exchange_of(flow)
+        if exchange is not None and exchange.route is not None and flow.response is not None:
+            edit(flow.response, exchange.route.response_headers)
+
+    def route(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """Route the request, or answer it where it can go no further."""
+        try:
+            self._route(flow, exchange)
+        except Exception:
+            logger.exception("routing failed; the request was stopped")
+            own_answer(
+                flow, exchange, 500, "IE", "the mesh failed to route this request; see the proxy's log"
+            )
+
+    def _route(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        exchange.routed = True
+        headers = flow.request.headers
+        request_id = headers.get(REQUEST_ID)
+        if request_id is None:
+            headers[REQUEST_ID] = request_id = str(uuid.uuid4())
+        exchange.request_id = request_id
+        facts = exchange.facts = facts_of(flow, exchange.source)
+        if exchange.inbound:
+            return
+        snapshot = exchange.snapshot
+        assert snapshot is not None
+        service = snapshot.find(facts.host, facts.port) or snapshot.unknown
+        if service is None:
+            own_answer(
+                flow,
+                exchange,
+                404,
+                "NR",
+                f"no service of the mesh claims the host {facts.host}:{facts.port}"
+                " and its policy refuses unknown hosts",
+            )
+            return
+        exchange.service = service.name
+        route = exchange.route = service.route(facts, self._random)
+        edit(flow.request, route.request_headers)
+        if route.respond is not None:
+            answer = route.respond
+            flow.response = http.Response.make(answer.status, answer.body, answer.fields)
+            return
+        exchange.share = route.pick_share(self._random)
+        if route.shares and exchange.share is None:
+            own_answer(flow, exchange, 503, "UH", f"service {service.name} has no endpoint with a weight")

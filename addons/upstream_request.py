@@ -1,0 +1,34 @@
+"""A flow's request as the head that goes upstream over HTTP/1.1."""
+
+from mitmproxy import http
+
+from addons.engine.wire import Fields, end_to_end, request_head
+
+_FRAMING = (b"content-length", b"transfer-encoding", b"expect")
+_WITH_BODY = (b"POST", b"PUT", b"PATCH")
+
+
+def head_of(request: http.Request) -> bytes:
+    """The head for a request whose whole body is at hand.
+
+    Framing is made anew, so what the client sent about it cannot be read in two ways upstream. A request
+    that came over HTTP/2 gets the Host and the single Cookie header that HTTP/1.1 wants.
+    """
+    data = request.data
+    fields = tuple([field for field in end_to_end(data.headers.fields) if field[0].lower() not in _FRAMING])
+    if not data.http_version.startswith(b"HTTP/1"):
+        fields = _as_http1(request, fields)
+    body = request.raw_content or b""
+    if body or data.method in _WITH_BODY:
+        fields += ((b"content-length", b"%d" % len(body)),)
+    return request_head(data.method, data.path, fields)
+
+
+def _as_http1(request: http.Request, fields: Fields) -> Fields:
+    cookies = [value for name, value in fields if name.lower() == b"cookie"]
+    kept = tuple([field for field in fields if field[0].lower() not in (b"cookie", b"host")])
+    host = (request.host_header or request.authority).encode()
+    fields = ((b"host", host), *kept)
+    if cookies:
+        fields += ((b"cookie", b"; ".join(cookies)),)
+    return fields
