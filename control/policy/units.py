@@ -1,26 +1,23 @@
 """Durations, sizes and percentages as people write them, and back.
 
 Every parser takes the YAML value and returns a number in base units, or raises
-ValueError with one sentence that says what is accepted.
+ValueError with one sentence that says what is accepted. What a formatter writes
+is read back to the very same number.
 """
 
 import math
 import re
+from fractions import Fraction
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)", re.ASCII)
-_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_LONGEST_DURATION = 365 * 24 * 3600.0
+_NUMBER = r"(\d{1,15}(?:\.\d{1,15})?)"
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)(B|KB|MB|GB|KiB|MiB|GiB)", re.ASCII)
-_SIZE_UNITS = {
-    "B": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "KiB": 2**10,
-    "MiB": 2**20,
-    "GiB": 2**30,
-}
+_DURATION = re.compile(_NUMBER + "(ms|s|m|h)", re.ASCII)
+_MICROSECONDS = {"h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "ms": 1000}
+_LONGEST_DURATION = 365 * 24 * _MICROSECONDS["h"]
+
+_SIZE = re.compile(_NUMBER + "(B|KB|MB|GB|KiB|MiB|GiB)", re.ASCII)
+_BYTES = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}
+_LARGEST_SIZE = 10**12
 
 
 def parse_duration(value: object) -> float:
@@ -28,23 +25,24 @@ def parse_duration(value: object) -> float:
     if value == 0 and not isinstance(value, bool):
         return 0.0
     if isinstance(value, str) and (found := _DURATION.fullmatch(value)):
-        seconds = float(found[1]) * _DURATION_UNITS[found[2]]
-        if seconds <= _LONGEST_DURATION:
-            return seconds
-        raise ValueError("a duration is at most a year")
+        microseconds = Fraction(found[1]) * _MICROSECONDS[found[2]]
+        if microseconds > _LONGEST_DURATION:
+            raise ValueError("a duration is at most a year (8760h)")
+        if microseconds.denominator != 1:
+            raise ValueError("a duration is whole microseconds: write fewer decimals")
+        return int(microseconds) / 1e6
     raise ValueError("write a duration with its unit, such as 25ms, 1.5s, 2m or 1h")
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest exact spelling: 0.025 -> `25ms`, 90 -> `90s`, 3600 -> `1h`."""
-    if seconds == 0:
+    """In the largest unit that needs no fraction: 0.025 -> `25ms`, 90 -> `90s`, 3600 -> `1h`, 0 -> `0s`."""
+    microseconds = round(seconds * 1e6)
+    if microseconds == 0:
         return "0s"
-    for unit in ("h", "m", "s"):
-        count = seconds / _DURATION_UNITS[unit]
-        if count.is_integer():
-            return f"{int(count)}{unit}"
-    # Whole milliseconds read best; anything finer keeps its digits without an exponent.
-    return f"{seconds * 1000:.6f}".rstrip("0").rstrip(".") + "ms"
+    for unit, length in _MICROSECONDS.items():
+        if microseconds % length == 0:
+            return f"{microseconds // length}{unit}"
+    return f"{microseconds // 1000}.{microseconds % 1000:03}".rstrip("0") + "ms"
 
 
 def parse_size(value: object) -> int:
@@ -52,18 +50,19 @@ def parse_size(value: object) -> int:
     if value == 0 and not isinstance(value, bool):
         return 0
     if isinstance(value, str) and (found := _SIZE.fullmatch(value)):
-        size = float(found[1]) * _SIZE_UNITS[found[2]]
-        if size.is_integer():
-            return int(size)
+        size = Fraction(found[1]) * _BYTES[found[2]]
+        if size > _LARGEST_SIZE:
+            raise ValueError("a size is at most 1000GB")
+        if size.denominator != 1:
+            raise ValueError("a size is whole bytes: write fewer decimals")
+        return int(size)
     raise ValueError("write a size with its unit, such as 100B, 64KiB or 1MB")
 
 
 def format_size(size: int) -> str:
-    """The shortest exact spelling: 65536 -> `64KiB`, 1000000 -> `1MB`."""
-    for unit in ("GiB", "MiB", "KiB", "GB", "MB", "KB"):
-        if size and size % _SIZE_UNITS[unit] == 0:
-            return f"{size // _SIZE_UNITS[unit]}{unit}"
-    return f"{size}B"
+    """In the largest unit that needs no fraction: 65536 -> `64KiB`, 1000000 -> `1MB`, 0 -> `0B`."""
+    unit = next(unit for unit, length in _BYTES.items() if size % length == 0 and (size or length == 1))
+    return f"{size // _BYTES[unit]}{unit}"
 
 
 def parse_percent(value: object) -> float:
