@@ -15,7 +15,6 @@ class Faults:
     def __init__(self, random_source: random.Random | None = None) -> None:
         self._random = random_source or random.Random()
         self._states: dict[str, FaultState] = {}
-        self._pruned: Snapshot | None = None
 
     def mesh_attempt(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
         """Delays of several faults add up; the first abort stands."""

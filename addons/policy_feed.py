@@ -16,8 +16,10 @@ from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
 from addons.answers import own_answer
+from addons.engine.hooks import HookTable
 from addons.exchange import Exchange, attach, exchange_of
 from addons.policy_sync import PolicySync
+from control.policy.snapshot import Snapshot
 from control.store import NodeReport, Store, StoreError
 
 logger = logging.getLogger("mesh.policy_feed")
@@ -96,7 +98,10 @@ class PolicyFeed:
         options = ctx.options
         self._store = Store(options.mesh_redis, options.mesh_name)
         cache = Path(options.mesh_cache).expanduser() if options.mesh_cache else None
-        self.sync = PolicySync(self._store, self._describe, cache)
+        hooks = HookTable(ctx.master.addons)
+        self.sync = PolicySync(
+            self._store, self._describe, cache, on_change=lambda snapshot: _announce(hooks, snapshot)
+        )
         self._task = asyncio.get_running_loop().create_task(self.sync.run(), name="mesh policy feed")
         self._task.add_done_callback(_say_if_dead)
 
@@ -176,6 +181,11 @@ def _port(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
         raise ValueError(f"write a port from 1 to 65535, got {text!r}")
     return int(text)
+
+
+def _announce(hooks: HookTable, snapshot: Snapshot) -> None:
+    """Tell every addon that has a `mesh_policy(snapshot)` hook; it is called between requests and must not await."""
+    hooks.run("mesh_policy", snapshot)
 
 
 def _say_if_dead(task: "asyncio.Task[None]") -> None:

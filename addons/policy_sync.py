@@ -39,9 +39,10 @@ class PolicySync:
         store: Store,
         describe: Callable[[], NodeReport],
         cache: Path | None = None,
+        on_change: Callable[[Snapshot], None] = lambda snapshot: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`describe` gives this proxy's report; revision, error and time are filled in here."""
+        """`describe` gives this proxy's report, revision and error are filled in here; `on_change` hears of each swap."""
         self.snapshot: Snapshot | None = None
         self.connected = False
         self.error = ""
@@ -51,6 +52,7 @@ class PolicySync:
         self._store = store
         self._describe = describe
         self._cache = cache
+        self._on_change = on_change
         self._clock = clock
         self._documents: dict[str, str] = {}
         self._seen: int | None = None
@@ -141,6 +143,7 @@ class PolicySync:
             return
         self.snapshot = snapshot
         self.error = ""
+        self._on_change(snapshot)
         logger.info(f"revision {revision} in force, {len(documents)} documents")
         if self._cache is not None:
             try:
