@@ -181,8 +181,8 @@ class _Demo:
         ]
         output.table(("tries", "succeeded", "expected", "3 sigma", "within", "policy seen after"), rows)
         output.say(
-            f"{self.requests} requests a row over {CONNECTIONS} connections; expected is 1 - 0.9^tries. The last column is "
-            "the time from sending the change to Redis to the first answer under it; nothing was restarted."
+            f"{self.requests} requests a row over {CONNECTIONS} connections; expected is 1 - 0.9^tries. Nothing was restarted.\n"
+            "policy seen after: from sending the change to Redis until an answer under it had arrived."
         )
         if not all(stage.within for stage in stages):
             output.say("A rate outside three sigma happens by chance alone about once in 80 demos.")
