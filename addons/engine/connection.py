@@ -2,21 +2,20 @@
 
 import asyncio
 import logging
-import os
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from httptools import HttpParserError, HttpParserUpgrade
 
 from addons.engine.answer import Answer, Stream
 from addons.engine.call import Call
 from addons.engine.errors import UpstreamError
+from addons.engine.link import Link, reason_of
+from addons.engine.origin import Origin
 from addons.engine.reader import HEAD_LIMIT, AnswerReader
 
 if TYPE_CHECKING:
     from addons.engine.client import Client
-    from addons.engine.origin import Origin
-    from addons.engine.pool import Pool
 
 logger = logging.getLogger("mesh.engine")
 
@@ -24,37 +23,23 @@ JOIN_LIMIT = 16 * 1024  # a body up to this size is copied behind its head, so t
 UNDECIDED = -1
 
 
-class Connection(asyncio.Protocol):
+class Connection(Link):
     """States: carrying a call; idle in its pool; upgraded (`leftover`) until handed over; closed, or no longer ours.
 
-    peer, local: address and port of both ends. opened_at: seconds since the epoch. carried: calls begun so far.
-    received: bytes so far. reading_paused: the answer's reader asked for it. head_seen: of the answer under way.
-    tag: whatever the engine's user likes to keep with the connection.
+    carried: calls begun so far. head_seen: of the answer under way.
     """
 
-    transport: asyncio.Transport
-    pool: "Pool[Connection]"
-
-    def __init__(self, client: "Client", origin: "Origin") -> None:
-        self._client = client
-        self.origin = origin
-        self.peer: tuple[str, int] = (origin.host, origin.port)
-        self.local: tuple[str, int] = ("", 0)
-        self.opened_at = 0.0
-        self.idle_since = 0.0
+    def __init__(self, client: "Client", origin: Origin) -> None:
+        super().__init__(client, origin)
         self.carried = 0
-        self.tag: Any = None
-        self.closed = False
-        self.write_paused = False
-        self.reading_paused = False
-        self.received = 0
+        self.call: Call | None = None
         self.leftover: list[bytes] | None = None
+        self._lost = False
         self._reader = AnswerReader()
-        self._call: Call | None = None
         self._stream: Stream | None = None
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else "busy" if self._call is not None else "idle"
+        state = "closed" if self.closed else "busy" if self.call is not None else "idle"
         return f"<Connection {self.origin} {state}, {self.carried} calls>"
 
     @property
@@ -63,7 +48,7 @@ class Connection(asyncio.Protocol):
 
     def begin(self, call: Call) -> None:
         """Send the call's request and settle the call with what comes back. Only for a connection that is free."""
-        self._call = call
+        self.call = call
         call.connection = self
         self._reader.begin(call.method)
         self._before = self.received
@@ -88,16 +73,8 @@ class Connection(asyncio.Protocol):
 
     # What the event loop calls
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.pool = self._client.adopt(self)
-        self.opened_at = time.time()
-        # A peer that is gone already has no name any more; keep the origin's then.
-        self.peer = (transport.get_extra_info("peername") or self.peer)[:2]
-        self.local = (transport.get_extra_info("sockname") or self.local)[:2]
-
     def data_received(self, data: bytes) -> None:
-        call = self._call
+        call = self.call
         if call is None:
             if self.leftover is not None:
                 self.leftover.append(data)
@@ -124,7 +101,7 @@ class Connection(asyncio.Protocol):
             self._finish(call)
 
     def eof_received(self) -> None:
-        call = self._call
+        call = self.call
         if call is None:
             self._drop("closed by the upstream")
         elif self._reader.until_close:
@@ -133,12 +110,15 @@ class Connection(asyncio.Protocol):
             self._broken("closed by the upstream")
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._call is not None and error is not None:
-            self._last_words()
-        if self._call is not None:
-            self._broken(_reason(error))
+        if self.call is not None and error is not None:
+            last = self.last_words()
+            if last:
+                self._lost = True
+                self.data_received(last)
+        if self.call is not None:
+            self._broken(reason_of(error))
         elif not self.closed:
-            self._drop(_reason(error))
+            self._drop(reason_of(error))
         self._reader.forget()
 
     def pause_writing(self) -> None:
@@ -146,8 +126,8 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.write_paused = False
-        if self._call is not None:
-            self._call.wake_writer()
+        if self.call is not None:
+            self.call.wake_writer()
 
     # How an answer proceeds
 
@@ -190,12 +170,12 @@ class Connection(asyncio.Protocol):
         if stream is not None:
             self._stream = None
             stream.detach()
-        self._call = call.connection = None
-        if not call.sent or (self._bulky and self.transport.get_write_buffer_size()):
+        self.call = call.connection = None
+        if self._lost or not call.sent or (self._bulky and self.transport.get_write_buffer_size()):
             # The upstream answered before it had the whole request, and may never read the rest.
-            self._abort()
+            self.abort()
         elif reader.keep_alive and call.reuse and not reader.garbage:
-            self._client.release(self)
+            self.client.release(self)
         else:
             self.close()
         if stream is None:
@@ -211,45 +191,29 @@ class Connection(asyncio.Protocol):
         if b"\r\nupgrade:" not in call.head.lower():
             self.give_up(UpstreamError("protocol", "bad answer: 101 to a request that asked for no upgrade"))
             return
-        self._call = call.connection = None
+        self.call = call.connection = None
         self.leftover = [behind]
         self.pause_reading()
         call.settle(Answer(self._reader, b"", time.time(), self, upgraded=True), None)
 
     def hand_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
         """Give an upgraded connection away, see `Answer.take_over`."""
-        if self.closed or self.leftover is None:
-            raise UpstreamError("reset", "the upgraded connection was closed")
-        self._leave()
+        assert self.leftover is not None
+        transport = self.give_away(protocol)
         self._reader.forget()
-        self.transport.set_protocol(protocol)
-        return self.transport, b"".join(self.leftover)
+        return transport, b"".join(self.leftover)
 
     # How it ends
 
-    def _last_words(self) -> None:
-        """Read what a peer said before it reset the connection, perhaps why it would not take the request.
-
-        The event loop gives up on a socket at the first failed write, with an answer still in the kernel's buffer.
-        """
-        if self.origin.tls:
-            return
-        try:
-            data = os.read(self.transport.get_extra_info("socket").fileno(), HEAD_LIMIT)
-        except (OSError, ValueError):
-            return
-        if data:
-            self.data_received(data)
-
     def _broken(self, reason: str) -> None:
         """The connection ended and the answer did not."""
-        call = self._call
+        call = self.call
         assert call is not None
         answering = self.received != self._before
         if not answering and self.carried > 1 and call.resend and call.body is not None:
-            self._call = call.connection = None
-            self._abort()
-            self._client.resend(call)
+            self.call = call.connection = None
+            self.abort()
+            self.client.resend(call)
             return
         when = "in the middle of an answer" if answering else "before an answer"
         self.give_up(UpstreamError("reset", f"{reason} {when}"))
@@ -259,9 +223,9 @@ class Connection(asyncio.Protocol):
 
     def give_up(self, error: Exception) -> None:
         """Close at once; whoever waits for the answer, or for the rest of it, gets the error."""
-        call, stream = self._call, self._stream
-        self._call = self._stream = None
-        self._abort()
+        call, stream = self.call, self._stream
+        self.call = self._stream = None
+        self.abort()
         if call is None:
             return
         call.connection = None
@@ -274,35 +238,4 @@ class Connection(asyncio.Protocol):
     def _drop(self, reason: str) -> None:
         """A connection that carries nothing ended, or cannot be trusted any more."""
         logger.debug("%s: idle connection dropped: %s", self.origin, reason)
-        self._abort()
-
-    def _abort(self) -> None:
-        self._leave()
-        self.transport.abort()
-
-    def close(self) -> None:
-        """Close it in good order."""
-        self._leave()
-        self.transport.close()
-
-    def _leave(self) -> None:
-        if not self.closed:
-            self.closed = True
-            self._client.forget(self)
-
-    def pause_reading(self) -> None:
-        self.reading_paused = True
-        if not self.transport.is_closing():
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        self.reading_paused = False
-        if not self.transport.is_closing():
-            self.transport.resume_reading()
-
-
-def _reason(error: Exception | None) -> str:
-    """What ended a connection, in words."""
-    if isinstance(error, ConnectionResetError | BrokenPipeError):
-        return "reset by the upstream"
-    return str(error).lower() if error else "closed by the upstream"
+        self.abort()
