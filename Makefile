@@ -6,6 +6,7 @@ VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
 VERSION := $(or $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),none)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 READY := $(VENV)/.ready-$(VERSION)
 
 .DEFAULT_GOAL := help
@@ -46,7 +47,7 @@ wheel: $(READY)  ## dist/mitmesh-*.whl
 clean:  ## what make has made
 	rm -rf .venv .venv-* dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-# The build backend is installed first and used from here (--no-build-isolation), so that it too is the pinned one.
+# What builds packages is installed first and used from here (--no-build-isolation), so that it too is pinned.
 # Where the system's Python comes without ensurepip, pip is put into the environment from outside.
 $(VENV)/.ready-%: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -54,7 +55,6 @@ $(VENV)/.ready-%: pyproject.toml constraints.txt
 	@test -e $@ || { rm -rf $(VENV) && { $(PYTHON) -m venv $(VENV) 2>/dev/null || \
 	  { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }; }; }
 	@echo 'setting up $(VENV) ($(PYTHON))'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt hatchling
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	  --no-build-isolation --editable '.[dev]'
+	@$(PIP) hatchling "setuptools; python_version < '3.12'"
+	@$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
