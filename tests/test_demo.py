@@ -117,7 +117,7 @@ def test_keep_leaves_it_running_as_it_says_until_ctrl_c(demo):
 )
 def test_every_signal_ends_everything_it_started(demo, number, code):
     running = demo("--requests", "5000")
-    running.until("policy in redis://")
+    running.until("proxy ")
     children = family(running.process.pid)
     assert len(children) >= 3
     running.process.send_signal(number)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from control.commands.failure import Failed
-from control.demo.client import ProxyConnection
+from control.demo.client import Answer, ProxyConnection
 from control.policy.checking import check
 from control.policy.errors import PolicyErrors
 from control.policy.reading import normalize, read_bytes
@@ -20,7 +20,7 @@ FAILURE_RATE = 0.9
 SEEN_WITHIN_SECONDS = 10.0
 TRANSPORT_ERRORS = (OSError, EOFError, TimeoutError, ValueError)
 
-# The second document field that matters here, `routes`, lets the proxy itself tell which policy it follows.
+# The route lets the proxy itself tell which policy it follows: asking costs the server no request.
 POLICY = """\
 service: server
 hosts: ["127.0.0.1:{port}", "localhost:{port}"]
@@ -107,22 +107,33 @@ class Course:
         finally:
             watcher.cancel()
 
+    async def ready(self) -> None:
+        """Returns once the proxy has read the mesh, empty as it is, and passes requests on."""
+        await self._until(lambda answer: answer.fields.get("x-mesh-flag") != "NP", "has no policy")
+
     async def _sees(self, tries: str) -> float:
-        """Ask the proxy again and again; the moment at which the first answer under the policy was here."""
+        """The moment at which the first answer under the new policy was here."""
+        return await self._until(
+            lambda answer: answer.fields.get("x-policy-tries") == tries, "does not follow the new policy"
+        )
+
+    async def _until(self, met: Callable[[Answer], bool], otherwise: str) -> float:
+        """Ask the proxy which policy it follows, again and again; when an answer arrived that `met` holds for."""
         connection = ProxyConnection("127.0.0.1", self._proxy_port)
         deadline = time.perf_counter() + SEEN_WITHIN_SECONDS
         try:
-            while (now := time.perf_counter()) < deadline:
+            while (asked := time.perf_counter()) < deadline:
                 answer = await connection.get(f"{self._url}/which-policy")
-                if answer.fields.get("x-policy-tries") == tries:
-                    return time.perf_counter()
-                if time.perf_counter() - now < 0.001:
+                arrived = time.perf_counter()
+                if met(answer):
+                    return arrived
+                if arrived - asked < 0.001:
                     await asyncio.sleep(0.0005)
         except TRANSPORT_ERRORS as error:
             raise Failed(f"error: the proxy on port {self._proxy_port} does not answer: {error!r}") from None
         finally:
             connection.close()
-        raise Failed(f"error: the proxy does not follow the new policy after {SEEN_WITHIN_SECONDS:.0f}s")
+        raise Failed(f"error: the proxy {otherwise} after {SEEN_WITHIN_SECONDS:.0f}s")
 
     async def _measure(self, requests: int, advance: Callable[[], object]) -> tuple[int, Counter[str]]:
         left = iter(range(requests))

@@ -113,10 +113,13 @@ class _Demo:
                 await self._start_proxy(processes, redis_url)
                 if not self.as_json:
                     output.say(
-                        f"policy in {store.url_shown}, the proxy on port {self.proxy_port}, on port {self.server_port} a "
-                        "server that fails nine requests of ten"
+                        f"policy  {store.url_shown}\n"
+                        f"server  http://127.0.0.1:{self.server_port}, fails nine requests of ten\n"
+                        f"proxy   http://127.0.0.1:{self.proxy_port}"
                     )
-                stages = await self._stages(Course(store, self.proxy_port, self.server_port), processes)
+                course = Course(store, self.proxy_port, self.server_port)
+                await course.ready()
+                stages = await self._stages(course, processes)
                 self._report(stages)
                 if self.keep:
                     await self._keep(processes, store)
