@@ -18,9 +18,6 @@ from control.policy.routes import CompiledRoute, CompiledService, Share
 Level = Mapping[str, Any]
 Tables = Mapping[str, EndpointTable]
 
-# `connect_timeout: 0` leaves it to the system, which gives up after minutes.
-_LEFT_TO_SYSTEM = 24 * 3600.0
-
 BUILT_IN: Level = {
     "timeout": None,
     "connect_timeout": 5.0,
@@ -40,7 +37,7 @@ def compile_level(settings: Settings, owner: str) -> dict[str, Any]:
     if settings.timeout is not None:
         level["timeout"] = settings.timeout or None
     if settings.connect_timeout is not None:
-        level["connect_timeout"] = settings.connect_timeout or _LEFT_TO_SYSTEM
+        level["connect_timeout"] = settings.connect_timeout
     if settings.idle_timeout is not None:
         level["idle_timeout"] = settings.idle_timeout or None
     if settings.retry is not None:
@@ -109,14 +106,12 @@ def _everything(service: str, tables: Tables) -> tuple[Share, ...]:
 
 
 def _split(to: Mapping[str, float], service: str, tables: Tables) -> tuple[Share, ...]:
-    # The largest is taken out first: the sum of huge weights would be infinite.
-    largest = max(to.values())
-    total = sum(weight / largest for weight in to.values())
+    total = sum(to.values())
     shares = []
     for name, weight in to.items():
         other, slash, version = name.partition("/")
         owner, version = (other.lower(), version) if slash else (service, name)
         endpoints = tables.get(owner, {}).get(version, ())
         shown = version if owner == service else f"{owner}/{version}"
-        shares.append(Share(shown, owner, version, endpoints, weight / largest / total))
+        shares.append(Share(shown, owner, version, endpoints, weight / total))
     return tuple(shares)

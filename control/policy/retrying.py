@@ -55,7 +55,7 @@ def compile_retry(retry: Retry) -> CompiledRetry:
         source=retry,
         attempts=retry.attempts,
         methods=IDEMPOTENT if retry.methods is None else frozenset(retry.methods),
-        per_try_timeout=retry.per_try_timeout or None,
+        per_try_timeout=retry.per_try_timeout,
         other_endpoint=retry.other_endpoint,
         retry_after=retry.retry_after,
         max_body=retry.max_body,
