@@ -92,14 +92,14 @@ class AnswerReader:
 
     def on_message_begin(self) -> None:
         if self.ended:
+            # Stops the parser, before the other message's body joins this one's.
             self.garbage = True
+            raise Refused("more than one answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._pending.append((name, value))
+        self._pending.append((name, value.rstrip()))
 
     def on_headers_complete(self) -> None:
-        if self.ended:
-            return
         pending = self._pending
         if len(pending) > FIELDS_LIMIT:
             raise Refused(f"more than {FIELDS_LIMIT} fields")

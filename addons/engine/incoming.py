@@ -1,0 +1,139 @@
+"""A client's request as it arrives."""
+
+import asyncio
+from collections.abc import Callable
+
+from addons.engine.wire import Fields
+
+HIGH_WATER = 64 * 1024
+"""Bytes of a body that nobody has taken yet, at which the client is read no further."""
+
+
+class ClientGone(Exception):
+    """The client ended the connection, or broke off its request."""
+
+
+class Incoming:
+    """length: of the body in bytes, -1 if chunked. complete: the body is whole. keep_alive: valid once it is.
+
+    A body is taken by `read`, bit by bit, or waited for by `whole` and taken at once by `take`.
+    """
+
+    __slots__ = (
+        "_full",
+        "_parts",
+        "_size",
+        "_waiter",
+        "complete",
+        "error",
+        "expects_continue",
+        "fields",
+        "keep_alive",
+        "length",
+        "method",
+        "on_full",
+        "on_room",
+        "target",
+        "trailers",
+        "upgrade",
+        "version",
+    )
+
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        version: bytes,
+        fields: Fields,
+        length: int,
+        expects_continue: bool,
+        upgrade: bool,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.version = version
+        self.fields = fields
+        self.length = length
+        self.expects_continue = expects_continue
+        self.upgrade = upgrade
+        self.complete = False
+        self.keep_alive = False
+        self.trailers: Fields | None = None
+        self.error: Exception | None = None
+        self.on_full: Callable[[], None] | None = None
+        """Called when more is waiting than HIGH_WATER; without it nobody holds the client back."""
+        self.on_room: Callable[[], None] | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._full = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    # The connection's side
+
+    def feed(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > HIGH_WATER and not self._full and self.on_full is not None:
+            self._full = True
+            self.on_full()
+        if self._waiter is not None:
+            self._wake()
+
+    def end(self, keep_alive: bool, trailers: Fields | None) -> None:
+        self.keep_alive = keep_alive
+        self.trailers = trailers
+        self.complete = True
+        if self._waiter is not None:
+            self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """No more will come."""
+        if not self.complete and self.error is None:
+            self.error = error
+            if self._waiter is not None:
+                self._wake()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # The reader's side
+
+    def take(self) -> bytes:
+        """What has arrived and was not taken."""
+        parts = self._parts
+        if not parts:
+            return b""
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        self._size = 0
+        if self._full:
+            self._full = False
+            if self.on_room is not None:
+                self.on_room()
+        return data
+
+    async def read(self) -> bytes:
+        """The next bytes; b"" at the end. Raises what ended the request before that."""
+        while not self._parts:
+            if self.complete:
+                return b""
+            await self._more()
+        return self.take()
+
+    async def whole(self) -> None:
+        """Wait until all of the body is here; it is the caller's duty to know that it is small enough."""
+        hold, self.on_full = self.on_full, None
+        try:
+            while not self.complete:
+                await self._more()
+        finally:
+            self.on_full = hold
+
+    async def _more(self) -> None:
+        if self.error is not None:
+            raise self.error
+        if self._waiter is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
