@@ -21,6 +21,7 @@ from redis.exceptions import (
     RedisClusterException,
     RedisError,
     ResponseError,
+    SlotNotCoveredError,
 )
 
 from control import store_records as records
@@ -143,7 +144,7 @@ class Store(Operations):
     async def _subscribe(self) -> AbstractConnection:
         try:
             if isinstance(self._client, RedisCluster):
-                node: Any = (await self._client.initialize()).get_node_from_key(self._changes)
+                node: Any = await self._node_of(self._client, self._changes)
                 connection: Any = node.connection_class(**node.connection_kwargs, retry=_OPTIONS["retry"])
             else:
                 connection = self._connection(self._client)
@@ -165,7 +166,7 @@ class Store(Operations):
         try:
             scanner: Any = self._client
             if isinstance(self._client, RedisCluster):
-                scanner = (await self._client.initialize()).get_node_from_key(pattern)
+                scanner = await self._node_of(self._client, pattern)
             while True:
                 cursor, found = await scanner.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
                 keys.update(found)
@@ -191,10 +192,21 @@ class Store(Operations):
             raise await self._explain(error) from error
 
     async def _evaluate(self, script: scripts.Script, call: Sequence[Any]) -> Any:
+        if isinstance(self._client, RedisCluster):
+            await self._node_of(self._client, call[1])
         try:
             return await self._client.execute_command("EVALSHA", script.sha, *call)
         except NoScriptError:
             return await self._client.execute_command("EVAL", script.text, *call)
+
+    @staticmethod
+    async def _node_of(cluster: RedisCluster, key: str) -> Any:
+        """The cluster's node that serves the key; where it is was asked when the first command was sent."""
+        try:
+            return (await cluster.initialize()).get_node_from_key(key)
+        except IndexError:
+            # redis-py's way to say that nobody serves any slot.
+            raise SlotNotCoveredError("no slot is covered") from None
 
     async def _explain(self, error: BaseException) -> StoreError:
         where = f"cannot use Redis at {self.url_shown}"

@@ -111,9 +111,13 @@ _ANSWERS = (
         "too few of its replicas are there, so it takes no change",
         "see its log",
     ),
-    (r"CLUSTERDOWN|not covered", "the cluster does not serve all slots", "repair the cluster"),
+    (
+        r"CLUSTERDOWN|not covered|no slot is covered|slot not served",
+        "the cluster does not serve all slots",
+        "repair the cluster",
+    ),
     (r"Cluster mode is not enabled", "it is no cluster", "write redis:// in place of redis+cluster://"),
-    (r"MOVED", "it is part of a cluster", "write redis+cluster:// in place of redis://"),
+    (r"^\d+ \S+:\d+\b", "it is part of a cluster", "write redis+cluster:// in place of redis://"),
     (r"BUSY", "a script of someone else keeps it busy", "wait, or end that with SCRIPT KILL"),
     (r"DB index|invalid DB", "it has no database of this number", "correct the number at the end of the URL"),
 )

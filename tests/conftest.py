@@ -72,6 +72,7 @@ class Valkey:
         self.binary = binary
         self.port = port or free_port()
         self.sentinel = sentinel
+        self.tls = tls
         self.process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         lines = {"bind": "127.0.0.1", "dir": str(folder), "daemonize": "no", "logfile": str(folder / "log")}
@@ -90,8 +91,8 @@ class Valkey:
     def url(self) -> str:
         return f"redis://{self.address}/0"
 
-    def start(self) -> "Valkey":
-        """Returns once it listens."""
+    def start(self, *, loaded: bool = True) -> "Valkey":
+        """Returns once it answers, or, not `loaded`, once it listens."""
         command = [self.binary, str(self.config), *(["--sentinel"] if self.sentinel else [])]
         self.process = subprocess.Popen(
             command,
@@ -100,15 +101,25 @@ class Valkey:
             preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, no Python lock is taken
         )
         end = time.monotonic() + START_TIMEOUT
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return self
+        while not self._is_ready(loaded and not self.tls):
             if self.process.poll() is not None or time.monotonic() > end:
                 self.kill()
                 log = self.folder / "log"
                 raise RuntimeError(f"{' '.join(command)}:\n{log.read_text() if log.exists() else 'no log'}")
             time.sleep(0.005)
+        return self
+
+    def _is_ready(self, loaded: bool) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            try:
+                probe.connect(("127.0.0.1", self.port))
+                if loaded:
+                    probe.sendall(b"PING\r\n")
+                    return not probe.recv(100).startswith(b"-LOADING")
+            except OSError:
+                return False
+        return True
 
     def kill(self) -> None:
         """As kill -9."""

@@ -328,7 +328,7 @@ async def test_a_server_that_is_loading(start_valkey: StartValkey) -> None:
     server.command("SAVE")
     server.kill()
     server.config.write_text(server.config.read_text() + "key-load-delay 50000\n")
-    server.start()
+    server.start(loaded=False)
     assert ": it is still loading its data; try again in a moment" in await failure(server.url)
 
 
