@@ -12,10 +12,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from control.policy.actions import Abort, AccessLog, Fault, HeaderOperations, Respond, access_log_short
+from control.policy.addresses import split_host_port
 from control.policy.conditions import BodyMatch, Match, Matcher, Matches, PathMatch, StringMatch
 from control.policy.parts import Broken, Part, Written
 from control.policy.resending import RETRY_WORDS, Backoff, Budget, Retry, RetryCondition, retry_short
 from control.policy.values import (
+    DEFAULTS_SERVICE,
     Address,
     Duration,
     HostClaim,
@@ -24,9 +26,8 @@ from control.policy.values import (
     VersionName,
     Weight,
     distinct,
-    named,
     route_name,
-    split_host_port,
+    service_name,
     version_name,
 )
 
@@ -56,7 +57,6 @@ __all__ = [
     "split_host_port",
 ]
 
-DEFAULTS_SERVICE = "*"
 DEFAULT_VERSION = "default"
 
 
@@ -131,6 +131,10 @@ class Route(Destination, Settings):
     """A match plus what happens to the requests that match."""
 
     written: ClassVar[str] = "a mapping such as {match: {path: /x}, to: v2}"
+    elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("service", "hosts", "endpoints", "routes", "unknown_hosts"),
+        "it stands in the document, not in a route",
+    )
 
     name: Annotated[str, BeforeValidator(route_name), Written("a name of up to 100 characters")] | None = (
         Field(None, description="shown in logs and by `mitmesh explain`; once in a document")
@@ -190,17 +194,16 @@ def _endpoints(value: object) -> object:
     return value
 
 
-def _service(value: object) -> str:
-    return DEFAULTS_SERVICE if value == DEFAULTS_SERVICE else named(value).lower()
-
-
 class Policy(Destination, Settings):
     """One document: everything about one service, or, for the service `"*"`, defaults for the whole mesh."""
 
     written: ClassVar[str] = "a mapping that starts with `service: NAME`"
+    elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("match", "name"), "it stands in a route, under routes"
+    )
 
     service: Annotated[
-        str, BeforeValidator(_service), Written("the service's name, such as `service: reviews`")
+        str, BeforeValidator(service_name), Written("the service's name, such as `service: reviews`")
     ] = Field(description='the service\'s name, or `"*"` for defaults of the mesh')
     hosts: Annotated[
         tuple[HostClaim, ...], Field(strict=False), Written("a list of hosts, such as [reviews.example]")

@@ -52,6 +52,8 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     written: ClassVar[str] = "a mapping"
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """Names that do not stand in this part but in another, with the words that say where."""
 
     @classmethod
     def rules(cls, given: Mapping[str, Any]) -> Iterator[Broken]:
@@ -128,7 +130,7 @@ def _explained(part: type[Part], error: Any) -> Iterator[InitErrorDetails]:
     elif kind == "value_error":
         yield _line(loc, str(context["error"]), value, got=True)
     elif kind == "extra_forbidden":
-        yield _line(loc, _unknown(str(loc[-1]), list(names_of(part))), value)
+        yield _line(loc, _unknown(str(loc[-1]), part), value)
     elif kind == "missing":
         yield _line(loc, f"missing: write {_phrase_at(part, loc)}", value)
     elif kind == "too_short":
@@ -144,7 +146,10 @@ def _phrase_at(part: type[Part], loc: tuple[str | int, ...]) -> str:
     return phrase_of(Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation)
 
 
-def _unknown(name: str, known: list[str]) -> str:
+def _unknown(name: str, part: type[Part]) -> str:
+    if name in part.elsewhere:
+        return f"unknown field here: {part.elsewhere[name]}"
+    known = list(names_of(part))
     near = get_close_matches(name.lower().replace("-", "_"), known, n=1)
     return (
         f"unknown field: did you mean {near[0]}?"

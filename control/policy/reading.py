@@ -1,16 +1,23 @@
 """From bytes to policies and back: files and standard input, the stored form, and what `mitmesh get` prints."""
 
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
 
-import yaml
-from pydantic import ValidationError
-
+from control.policy import claims, sources
 from control.policy.errors import PolicyErrors, Problem
-from control.policy.model import Policy
+from control.policy.model import Policy, Route
+from control.policy.parts import Part, names_of
+from control.policy.places import Path, field_text, shown
+from control.policy.stored import normalize, parse_stored
+from control.policy.validating import validated
+from control.policy.yaml_nodes import Mapping, Tree
+from control.policy.yaml_text import trees
+from control.policy.yaml_writing import dump
+
+__all__ = ["Document", "normalize", "parse_stored", "read_bytes", "read_source", "to_yaml"]
+
+MOST_PROBLEMS = 100
 
 
 @dataclass(frozen=True)
@@ -20,24 +27,71 @@ class Document:
     policy: Policy
     file: str
     line: int
+    data: Any = field(default=None, compare=False, repr=False)
+    """What the policy was made of, with its lines, to name places in it; None if that is not at hand."""
+
+
+class _Reading:
+    """What has been read so far of one or more files: sound documents, problems, and everyone's claims."""
+
+    def __init__(self) -> None:
+        self.documents: list[Document] = []
+        self.problems: list[Problem] = []
+        self.claims: list[claims.Claims] = []
+
+    def text(self, text: str, file: str) -> None:
+        found, strange = trees(text)
+        self.problems += [Problem(file, line, "", "", message) for line, message in strange]
+        said = False
+        for number, tree in enumerate(found, start=1):
+            if tree.root is None and not tree.problems:
+                continue  # nothing between two --- is no document
+            said = True
+            self._tree(tree, file, number)
+        if not said and not strange:
+            message = "nothing in it: write a document that starts with `service: NAME`"
+            self.problems.append(Problem(file, 1, "", "", message))
+
+    def _tree(self, tree: Tree, file: str, number: int) -> None:
+        root, name = tree.root, f"document {number}"
+        problems: list[tuple[int, Path, str]] = list(tree.problems)
+        policy = None
+        if not isinstance(root, Mapping):
+            if not tree.problems:
+                problems.append((tree.line, (), f"a document is {Policy.written}, got {shown(root)}"))
+        else:
+            claimed = claims.of_data(root, file, tree.line)
+            if claimed is not None:
+                if tree.broken:
+                    claimed.versions, claimed.destinations = None, []  # what they are is not known to its end
+                name = claimed.service
+                self.claims.append(claimed)
+            if not tree.broken:
+                policy, more = validated(root, tree.holes)
+                problems += [(line or tree.line, path, message) for line, path, message in more]
+        if problems:
+            self.problems += [
+                Problem(file, line, name, field_text(path), text) for line, path, text in problems
+            ]
+        elif policy is not None:
+            self.documents.append(Document(policy, file, tree.line, root))
+
+    def done(self) -> list[Document]:
+        """The documents; PolicyErrors if anything is wrong, with what is wrong between documents too."""
+        if not self.problems:
+            return self.documents
+        self.problems += claims.conflicts(self.claims, [], complete=False)
+        by_file: dict[str, list[Problem]] = {}
+        for problem in self.problems:
+            by_file.setdefault(problem.file, []).append(problem)
+        raise PolicyErrors(problem for file in by_file.values() for problem in _first_of(file))
 
 
 def read_bytes(data: bytes, file: str) -> list[Document]:
     """The documents of YAML or JSON text in UTF-8. Raises PolicyErrors with every problem in it."""
-    try:
-        raws = list(yaml.load_all(data.decode(), Loader=yaml.CSafeLoader))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PolicyErrors([Problem(file, None, "", "", str(error))]) from None
-    documents = []
-    problems: list[Problem] = []
-    for raw in raws:
-        try:
-            documents.append(Document(Policy.model_validate(raw), file, 1))
-        except ValidationError as error:
-            problems += _problems(error, file)
-    if problems:
-        raise PolicyErrors(problems)
-    return documents
+    reading = _Reading()
+    _read(reading, data, file)
+    return reading.done()
 
 
 def read_source(source: str, stdin: BinaryIO) -> list[Document]:
@@ -45,47 +99,44 @@ def read_source(source: str, stdin: BinaryIO) -> list[Document]:
 
     Raises PolicyErrors with the problems of all files.
     """
-    if source == "-":
-        return read_bytes(stdin.read(), "stdin")
-    path = Path(source)
-    files = sorted(p for p in path.rglob("*") if p.suffix in (".yaml", ".yml", ".json")) if path.is_dir() else [path]
-    documents = []
-    problems: list[Problem] = []
-    for each in files:
-        try:
-            documents += read_bytes(each.read_bytes(), str(each))
-        except PolicyErrors as errors:
-            problems += errors.problems
-        except OSError as error:
-            problems.append(Problem(str(each), None, "", "", f"cannot be read: {error.strerror}"))
-    if problems:
-        raise PolicyErrors(problems)
-    return documents
+    reading = _Reading()
+    for file, data in sources.contents(source, stdin):
+        if isinstance(data, bytes):
+            _read(reading, data, file)
+        else:
+            reading.problems.append(Problem(file, None, "", "", data))
+    return reading.done()
 
 
-def normalize(policy: Policy) -> str:
-    """The one JSON text of a policy: what Redis holds, and what two policies are compared by."""
-    return json.dumps(policy.document(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def parse_stored(service: str, text: str) -> Policy:
-    """The policy of one stored value. Raises PolicyErrors (file `redis`) if it is none, or another service's."""
+def _read(reading: _Reading, data: bytes, file: str) -> None:
     try:
-        policy = Policy.model_validate(json.loads(text))
-    except ValidationError as error:
-        raise PolicyErrors(_problems(error, "redis")) from None
-    except ValueError as error:
-        raise PolicyErrors([Problem("redis", None, service, "", f"not JSON: {error}")]) from None
-    if policy.service != service:
-        message = f"the document stored for {service} is {policy.service}'s: apply {service} again or delete it"
-        raise PolicyErrors([Problem("redis", None, service, "service", message)])
-    return policy
+        text = sources.text_of(data)
+    except sources.NotTextError as error:
+        reading.problems.append(Problem(file, error.line, "", "", str(error)))
+    else:
+        reading.text(text, file)
+
+
+def _first_of(problems: list[Problem]) -> list[Problem]:
+    """The problems of one file by line, and instead of too many of them how many more there are."""
+    ordered = sorted(dict.fromkeys(problems), key=lambda problem: problem.line or 0)
+    if len(ordered) > MOST_PROBLEMS:
+        more = f"and {len(ordered) - MOST_PROBLEMS} more problems: mend these first"
+        ordered[MOST_PROBLEMS:] = [Problem(ordered[0].file, None, "", "", more)]
+    return ordered
 
 
 def to_yaml(policies: Iterable[Policy]) -> str:
     """The policies as YAML documents, in the order given; reads back to the same policies."""
-    return yaml.safe_dump_all([policy.document() for policy in policies], sort_keys=False, allow_unicode=True)
+    return dump(_in_order(policy) for policy in policies)
 
 
-def _problems(error: ValidationError, file: str) -> list[Problem]:
-    return [Problem(file, None, "", ".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
+def _in_order(policy: Policy) -> dict[str, Any]:
+    data = _by_field(policy.document(), Policy)
+    if "routes" in data:
+        data["routes"] = [_by_field(route, Route) for route in data["routes"]]
+    return data
+
+
+def _by_field(data: dict[str, Any], part: type[Part]) -> dict[str, Any]:
+    return {name: data[name] for name in names_of(part) if name in data}

@@ -2,19 +2,18 @@
 
 import re
 from collections.abc import Callable, Mapping
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
+from control.policy.addresses import address, host_claim
 from control.policy.parts import Written
 from control.policy.patterns import check_regex
 from control.policy.units import format_duration, format_size, parse_duration, parse_percent, parse_size
 
+DEFAULTS_SERVICE = "*"
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?", re.ASCII)
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
-_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_HOST = re.compile(rf"(?:{_LABEL}\.){{0,126}}{_LABEL}\.?", re.ASCII)
 _HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 _MOST_WEIGHT = 10**9
 # A policy that could set these could make one message look like two (RFC 9112, 11.2).
@@ -34,49 +33,9 @@ def whole(value: object, least: int, most: int) -> int:
     return value
 
 
-def split_host_port(text: str) -> tuple[str, int | None]:
-    """`a:1` -> ("a", 1), `a` -> ("a", None), `[::1]:80` -> ("::1", 80); the host in its normal form, in lower case.
-
-    Raises ValueError when either part cannot be one.
-    """
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        digits = rest[1:] if rest else None
-        try:
-            host = str(IPv6Address(host))
-        except AddressValueError:
-            host = ""
-        if not host or "%" in host or (rest and not rest.startswith(":")):
-            raise ValueError("write an IPv6 address as [::1] or [::1]:8080")
-    else:
-        host, colon, port_text = text.partition(":")
-        digits = port_text if colon else None
-        host = _host_name(host)
-    if digits is None:
-        return host, None
-    if not re.fullmatch(r"[0-9]{1,5}", digits, re.ASCII) or not 1 <= int(digits) <= 65535:
-        raise ValueError("a port is a number from 1 to 65535")
-    return host, int(digits)
-
-
-def _host_name(host: str) -> str:
-    if not _HOST.fullmatch(host) or len(host) > 253:
-        raise ValueError("write a host or host:port, such as reviews.example or 10.0.0.1:8080")
-    host = host.lower().rstrip(".")
-    if "." in host and host.rpartition(".")[2].isdigit():
-        # As in URLs: what ends in a number is an IPv4 address or a mistake.
-        try:
-            IPv4Address(host)
-        except AddressValueError:
-            raise ValueError(
-                "not an IPv4 address: write four numbers from 0 to 255, such as 10.0.0.1"
-            ) from None
-    return host
-
-
-def _joined(host: str, port: int | None) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    return shown if port is None else f"{shown}:{port}"
+def service_name(value: object) -> str:
+    """A service's name in lower case, or the `*` of the defaults; or ValueError."""
+    return DEFAULTS_SERVICE if value == DEFAULTS_SERVICE else named(value).lower()
 
 
 def route_name(value: object) -> str:
@@ -86,30 +45,15 @@ def route_name(value: object) -> str:
     raise ValueError("write a name of 1 to 100 characters, without line breaks or control characters")
 
 
-def _host_claim(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("write a host, such as reviews.example, *.reviews.example or 10.0.0.5:8080")
-    wildcard = value.startswith("*.")
-    host, port = split_host_port(value[2:] if wildcard else value)
-    if wildcard and (":" in host or host.rpartition(".")[2].isdigit()):
-        raise ValueError("*. stands before a name, such as *.reviews.example")
-    return ("*." if wildcard else "") + _joined(host, port)
-
-
-def _address(value: object) -> str:
-    host, port = split_host_port(value) if isinstance(value, str) else ("", None)
-    if port is None:
-        raise ValueError("write an address as host:port, such as 10.0.0.1:8080")
-    return _joined(host, port)
-
-
 def named(value: object) -> str:
+    """A service's or version's name, or ValueError."""
     if isinstance(value, str) and NAME.fullmatch(value):
         return value
     raise ValueError("write a name of letters, digits, '.', '_' and '-', such as reviews or v2")
 
 
 def header_name(value: object) -> str:
+    """A header's name in lower case, or ValueError."""
     if isinstance(value, str) and TOKEN.fullmatch(value):
         return value.lower()
     raise ValueError("write a header name, such as x-user")
@@ -146,6 +90,7 @@ def _weight(value: object) -> float:
 
 
 def version_name(value: object) -> str:
+    """A version, or another service's as `service/version` with the service in lower case; or ValueError."""
     if isinstance(value, str):
         service, slash, version = value.partition("/")
         if NAME.fullmatch(service) and (not slash or NAME.fullmatch(version)):
@@ -239,9 +184,9 @@ HeaderName = Annotated[str, BeforeValidator(header_name), Written("a header name
 HeaderValue = Annotated[str, BeforeValidator(_header_value), Written("a header value in quotes")]
 Method = Annotated[str, BeforeValidator(_method), Written("a method, such as GET")]
 HostClaim = Annotated[
-    str, BeforeValidator(_host_claim), Written("a host, such as reviews.example or 10.0.0.5:8080")
+    str, BeforeValidator(host_claim), Written("a host, such as reviews.example or 10.0.0.5:8080")
 ]
-Address = Annotated[str, BeforeValidator(_address), Written("an address, such as 10.0.0.1:8080")]
+Address = Annotated[str, BeforeValidator(address), Written("an address, such as 10.0.0.1:8080")]
 VersionName = Annotated[str, BeforeValidator(version_name), Written("a version")]
 Regex = Annotated[str, AfterValidator(check_regex), Written("an RE2 regular expression in quotes")]
 Headers = Annotated[
