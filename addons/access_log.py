@@ -12,6 +12,7 @@ from typing import Any
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
+from addons.engine.carrier import carrier_of
 from addons.exchange import Attempt, Exchange, exchange_of
 from addons.log_writer import LogWriter
 
@@ -77,6 +78,11 @@ def entry(flow: http.HTTPFlow, exchange: Exchange) -> dict[str, Any]:
     """What one line says. `duration_ms` is the whole exchange, `upstream_ms` its attempts without the pauses."""
     request, response, facts = flow.request, flow.response, exchange.facts
     attempts = exchange.attempts
+    bytes_in, bytes_out = exchange.bytes_in, exchange.bytes_out
+    carrier = carrier_of(flow)
+    if carrier is not None:
+        bytes_in = carrier.upload.sent if carrier.upload is not None else bytes_in
+        bytes_out = carrier.sent
     return {
         "time": datetime.fromtimestamp(exchange.wall, UTC).isoformat(timespec="milliseconds"),
         "node": exchange.node,
@@ -88,8 +94,8 @@ def entry(flow: http.HTTPFlow, exchange: Exchange) -> dict[str, Any]:
         "protocol": request.http_version,
         "status": response.status_code if response is not None else None,
         "flags": ",".join(exchange.flags) or "-",
-        "bytes_in": exchange.bytes_in or len(request.raw_content or b""),
-        "bytes_out": exchange.bytes_out or len((response.raw_content if response else None) or b""),
+        "bytes_in": bytes_in or len(request.raw_content or b""),
+        "bytes_out": bytes_out or len((response.raw_content if response else None) or b""),
         "duration_ms": round((time.perf_counter() - exchange.started) * 1000, 3),
         "upstream_ms": round(sum(attempt.ms for attempt in attempts), 3) if attempts else None,
         "attempts": [_attempt(attempt) for attempt in attempts],

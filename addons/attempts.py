@@ -16,6 +16,7 @@ from addons.answers import FLAG_HEADER, own_answer
 from addons.deadline import Deadline
 from addons.engine.answer import Answer
 from addons.engine.call import Call
+from addons.engine.carrier import carrier_of
 from addons.engine.client import Client
 from addons.engine.errors import UpstreamError
 from addons.engine.hooks import HookTable
@@ -61,7 +62,9 @@ class Attempts:
         if route is not None and route.timeout is not None:
             deadline.start(route.timeout - (time.perf_counter() - exchange.started))
         tried: list[Endpoint] = []
-        head = head_of(flow.request)
+        carrier = carrier_of(flow)
+        upload = carrier.upload if carrier is not None else None
+        head = head_of(flow.request, upload)
         answer: Answer | FixedAnswer | None = None
         try:
             while True:
@@ -132,15 +135,19 @@ class Attempts:
             if per_try is not None and attempt.delay is not None:
                 per_try -= attempt.delay
         request = flow.request
+        carrier = carrier_of(flow)
+        upload = carrier.upload if carrier is not None else None
         call = self._client.send(
             self._origin(flow, attempt),
             head,
-            request.raw_content or b"",
+            (request.raw_content or b"") if upload is None else None,
             method=request.data.method,
             connect_timeout=CONNECT_TIMEOUT if route is None else route.connect_timeout,
             buffer=retry.max_body if retry is not None and retry.needs_body else 0,
             resend=request.method in IDEMPOTENT or has_idempotency_key(request.headers.fields),
         )
+        if carrier is not None and upload is not None:
+            carrier.pump = asyncio.get_running_loop().create_task(upload.pump(call))
         deadline.call = call
         self._idle.watch(call, IDLE_TIMEOUT if route is None else route.idle_timeout)
         watch = None

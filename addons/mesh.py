@@ -18,6 +18,7 @@ if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
 from addons.access_log import AccessLog  # noqa: E402
+from addons.fast_lane import FastLane  # noqa: E402
 from addons.faults import Faults  # noqa: E402
 from addons.forwarder import Forwarder  # noqa: E402
 from addons.passthrough import Passthrough  # noqa: E402
@@ -36,6 +37,7 @@ def chain() -> list[object]:
         Faults(),  # beneath retry: acts on each attempt before it goes out
         Retry(),  # judges each attempt's outcome, a fault's included
         forwarder,  # runs the attempts, asking the two above
+        FastLane(),  # takes HTTP/1.1 connections over; runs the hooks of all addons itself
         AccessLog(),  # last, so that it tells the final answer
     ]
 

@@ -13,6 +13,7 @@ from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from addons.answers import own_answer
 from addons.deadline import Deadline
+from addons.engine.carrier import carrier_of
 from addons.engine.wire import tokens, value
 from addons.exchange import Attempt, Exchange, exchange_of
 from addons.forwarder import BUFFER, Forwarder
@@ -50,7 +51,7 @@ class Passthrough:
         exchange = exchange_of(flow)
         if exchange is None or flow.response is not None or flow.error is not None:
             return
-        if not needs_own_path(flow.request):
+        if carrier_of(flow) is not None or not needs_own_path(flow.request):
             return
         try:
             await self._pass(flow, exchange)

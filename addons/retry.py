@@ -6,6 +6,7 @@ from collections import defaultdict
 
 from mitmproxy import http
 
+from addons.engine.carrier import carrier_of
 from addons.exchange import Attempt, Exchange, exchange_of
 from control.policy.retrying import (
     CompiledRetry,
@@ -60,6 +61,9 @@ class Retry:
             return
         request = flow.request
         if len(request.raw_content or b"") > retry.max_body:
+            return
+        carrier = carrier_of(flow)
+        if carrier is not None and carrier.upload is not None and carrier.upload.begun:
             return
         if not may_resend(retry, request.method, has_idempotency_key(request.headers.fields), error):
             return

@@ -2,14 +2,15 @@
 
 from mitmproxy import http
 
+from addons.engine.carrier import Upload
 from addons.engine.wire import Fields, end_to_end, request_head
 
 _FRAMING = (b"content-length", b"transfer-encoding", b"expect")
 _WITH_BODY = (b"POST", b"PUT", b"PATCH")
 
 
-def head_of(request: http.Request) -> bytes:
-    """The head for a request whose whole body is at hand.
+def head_of(request: http.Request, upload: Upload | None = None) -> bytes:
+    """The head for a request whose whole body is at hand, or is an upload.
 
     Framing is made anew, so what the client sent about it cannot be read in two ways upstream. A request
     that came over HTTP/2 gets the Host and the single Cookie header that HTTP/1.1 wants.
@@ -19,7 +20,12 @@ def head_of(request: http.Request) -> bytes:
     if not data.http_version.startswith(b"HTTP/1"):
         fields = _as_http1(request, fields)
     body = request.raw_content or b""
-    if body or data.method in _WITH_BODY:
+    if upload is not None:
+        if upload.chunked:
+            fields += ((b"transfer-encoding", b"chunked"),)
+        else:
+            fields += ((b"content-length", b"%d" % upload.length),)
+    elif body or data.method in _WITH_BODY:
         fields += ((b"content-length", b"%d" % len(body)),)
     return request_head(data.method, data.path, fields)
 

@@ -42,6 +42,9 @@ class Upload:
     async def pump(self, call: Call) -> None:
         """Pass the body on until its end, or the call's. A client that breaks off ends the call."""
         try:
+            # Nothing is taken from the client before there is a connection, so a failed one can be replaced.
+            if not await call.drain():
+                return
             while data := await self._incoming.read():
                 self.begun = True
                 for piece in pieces(self._transform, data):
@@ -68,12 +71,14 @@ class Carrier:
     answer: set by whoever forwards, when the answer's body is to be streamed behind `flow.response`'s head.
     """
 
-    __slots__ = ("answer", "incoming", "on_end", "pump", "upload")
+    __slots__ = ("answer", "incoming", "on_end", "pump", "sent", "upload")
 
     def __init__(self, incoming: Incoming) -> None:
         self.incoming = incoming
         self.upload: Upload | None = None
         self.answer: Answer | None = None
+        self.sent = 0
+        """Bytes of a streamed answer's body that went to the client."""
         self.pump: asyncio.Task[None] | None = None
         self.on_end: Callable[[], None] | None = None
         """Called once, when the last byte of the answer was sent or the exchange failed."""

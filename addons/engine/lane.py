@@ -37,6 +37,9 @@ class Lane:
 
     async def serve(self, client: ServerConnection, incoming: Incoming) -> None:
         """One exchange. `client.tag` is the pair of mitmproxy's Client and the Server that is not connected yet."""
+        if incoming.upgrade and incoming.complete and client.take_back is not None:
+            client.give_back(incoming)
+            return
         now = time.time()
         pair: tuple[connection.Client, connection.Server] = client.tag
         try:
@@ -118,7 +121,7 @@ class Lane:
             if client.write_paused:
                 await client.drain()
         else:
-            await self._stream(client, incoming, response, answer)
+            await self._stream(client, incoming, response, answer, carrier)
             response.data.timestamp_end = time.time()
             await self._event("response", flow)
 
@@ -154,7 +157,12 @@ class Lane:
         )
 
     async def _stream(
-        self, client: ServerConnection, incoming: Incoming, response: http.Response, answer: Answer
+        self,
+        client: ServerConnection,
+        incoming: Incoming,
+        response: http.Response,
+        answer: Answer,
+        carrier: Carrier,
     ) -> None:
         data = response.data
         fields = data.headers.fields
@@ -174,6 +182,7 @@ class Lane:
             if piece:
                 for part in pieces(transform, piece):
                     client.send(chunk(part) if chunked else part)
+                    carrier.sent += len(part)
                 if client.write_paused:
                     await client.drain()
             piece = await answer.read()
@@ -182,6 +191,7 @@ class Lane:
         if callable(transform):
             for part in pieces(transform, b""):
                 client.send(chunk(part) if chunked else part)
+                carrier.sent += len(part)
         if chunked:
             client.send(LAST_CHUNK)
 

@@ -8,7 +8,7 @@ from addons.engine.driver import Driver
 from addons.engine.incoming import ClientGone, Incoming
 from addons.engine.link import READ_SIZE, WRITE_HIGH, WRITE_LOW
 from addons.engine.request_reader import BadRequest, RequestReader
-from addons.engine.wire import answer_head
+from addons.engine.wire import answer_head, request_head
 
 HEAD_TIMEOUT = 10.0
 """Seconds from the first byte of a request's head to its last."""
@@ -41,6 +41,8 @@ class ServerConnection(asyncio.Protocol):
         self.since = clock()
         """When a byte last arrived; of a head, when its first byte did."""
         self.tag: Any = None
+        self.take_back: Callable[[bytes], None] | None = None
+        """Set by whoever can serve what this class cannot: given the bytes of a request and all behind it."""
         self.write_paused = False
         self._serve = serve
         self._closed = closed
@@ -52,7 +54,7 @@ class ServerConnection(asyncio.Protocol):
         self._room: asyncio.Future[None] | None = None
         self._paused = 0
         self._lingering = False
-        self._piped: asyncio.Protocol | None = None
+        self._given_away = False
 
     # What the event loop calls
 
@@ -110,7 +112,7 @@ class ServerConnection(asyncio.Protocol):
     # Requests, one at a time
 
     def _next(self) -> None:
-        while self.open and not self._lingering and self._piped is None and self._driver is None:
+        while self.open and not self._lingering and not self._given_away and self._driver is None:
             if not self._reader.arrived:
                 if self._refusal is not None:
                     self.refuse(self._refusal.status, self._refusal.reason)
@@ -138,7 +140,7 @@ class ServerConnection(asyncio.Protocol):
                     {"message": "a request's handler failed", "exception": error, "protocol": self}
                 )
             return
-        if request is None or self._piped is not None:
+        if request is None or self._given_away:
             return
         if self._reader.upgrading and not self._reader.arrived:
             try:
@@ -188,13 +190,16 @@ class ServerConnection(asyncio.Protocol):
         self.transport.write(answer_head(status, _REASONS.get(status, b"Bad Request"), fields) + body)
         self._linger()
 
-    def pipe_to(self, protocol: asyncio.Protocol) -> bytes:
-        """The connection becomes somebody else's after an upgrade; returns what the client sent already."""
-        self._piped = protocol
+    def give_back(self, request: Incoming) -> None:
+        """Somebody else shall serve this request, for which nothing was written yet, and all that follows it."""
+        assert self.take_back is not None
+        head = request_head(request.method, request.target, request.fields)
+        body = request.take()
         behind = self._reader.behind
-        self.transport.set_protocol(protocol)
+        self._given_away = True
         self._release_all()
-        return behind
+        self.take_back(head + body + behind)
+        self._closed(self)
 
     def close(self) -> None:
         """Close when what was written is sent."""
@@ -209,7 +214,7 @@ class ServerConnection(asyncio.Protocol):
         if self._lingering:
             if quiet > LINGER:
                 self.transport.abort()
-        elif self._piped is not None:
+        elif self._given_away:
             return
         elif self._reader.in_head and self._driver is None:
             if quiet > HEAD_TIMEOUT:
@@ -223,7 +228,7 @@ class ServerConnection(asyncio.Protocol):
     def shut(self) -> None:
         """Take no further request; close as soon as the one under way is answered."""
         self.draining = True
-        if self._driver is None and not self._reader.arrived and self._piped is None:
+        if self._driver is None and not self._reader.arrived and not self._given_away:
             self.close()
 
     def _linger(self) -> None:

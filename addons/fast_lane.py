@@ -1,0 +1,142 @@
+"""Takes connections that begin as HTTP/1.1 over from mitmproxy's own stack, which serves everything else."""
+
+import asyncio
+import logging
+
+from mitmproxy import connection, ctx
+from mitmproxy.addonmanager import Loader
+from mitmproxy.proxy import mode_specs
+
+from addons.engine.destination import Destinations
+from addons.engine.hooks import HookTable
+from addons.engine.lane import Lane
+from addons.engine.server import ServerConnection
+
+logger = logging.getLogger("mesh.fast_lane")
+
+METHODS = frozenset(
+    b"GET HEAD POST PUT DELETE OPTIONS TRACE PATCH PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH REPORT"
+    b" MKACTIVITY CHECKOUT MERGE NOTIFY SUBSCRIBE UNSUBSCRIBE PURGE LINK UNLINK BIND REBIND UNBIND ACL"
+    b" M-SEARCH MKCALENDAR".split()
+)
+_LONGEST_METHOD = max(map(len, METHODS))
+SWEEP = 1.0
+"""Seconds between looks at connections that take too long."""
+_MODES = (mode_specs.RegularMode, mode_specs.ReverseMode, mode_specs.TransparentMode)
+
+
+def begins_http1(first: bytes) -> bool | None:
+    """Whether a connection that starts with these bytes is for the fast lane; None: too few to tell."""
+    method, space, _ = first.lstrip(b"\r\n").partition(b" ")
+    if space:
+        return method in METHODS
+    if len(method) > _LONGEST_METHOD:
+        return False
+    return None if any(known.startswith(method) for known in METHODS) else False
+
+
+class FastLane:
+    """Option mesh_fastlane: false leaves all to mitmproxy's stack."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[str, Lane] = {}
+        self._connections: set[ServerConnection] = set()
+        self._hooks: HookTable | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    def load(self, loader: Loader) -> None:
+        loader.add_option("mesh_fastlane", bool, True, "Serve HTTP/1.1 in the mesh's own fast lane.")
+
+    def configure(self, updated: set[str]) -> None:
+        if "keep_host_header" in updated:
+            self._lanes.clear()
+
+    def done(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        for client in list(self._connections):
+            client.shut()
+
+    async def client_connected(self, client: connection.Client) -> None:
+        """Returns when the connection is over, or at once when it is not for this lane."""
+        if not ctx.options.mesh_fastlane or not isinstance(client.proxy_mode, _MODES):
+            return
+        mode = client.proxy_mode
+        if isinstance(mode, mode_specs.ReverseMode) and mode.scheme not in ("http", "https"):
+            return
+        handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
+        if handler is None or client.transport_protocol != "tcp":
+            return
+        io = handler.transports[client]
+        reader: asyncio.StreamReader = io.reader
+        if await _peek(reader):
+            await self._serve(client, reader, io.writer.transport, handler.layer.context.server)
+
+    async def _serve(
+        self,
+        client: connection.Client,
+        reader: asyncio.StreamReader,
+        transport: asyncio.Transport,
+        server: connection.Server,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[bool] = loop.create_future()
+        before = transport.get_protocol()
+
+        def closed(served: ServerConnection) -> None:
+            self._connections.discard(served)
+            if not over.done():
+                over.set_result(True)
+
+        def take_back(data: bytes) -> None:
+            transport.set_protocol(before)
+            reader.feed_data(data)
+            over.set_result(False)
+
+        protocol = ServerConnection(self._lane(client.proxy_mode).serve, closed, loop.time)
+        protocol.tag = (client, server)
+        protocol.take_back = take_back
+        data = bytes(reader._buffer)  # type: ignore[attr-defined]
+        reader._buffer.clear()  # type: ignore[attr-defined]
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        self._connections.add(protocol)
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(SWEEP, self._sweep, loop)
+        transport.resume_reading()
+        protocol.data_received(data)
+        if reader.at_eof():
+            protocol.eof_received()
+            transport.close()
+        if await over:
+            # mitmproxy closes the connection of a client with an error, and does not start its own stack on it.
+            client.error = "served in the fast lane"
+
+    def _lane(self, mode: mode_specs.ProxyMode) -> Lane:
+        lane = self._lanes.get(mode.full_spec)
+        if lane is None:
+            if self._hooks is None:
+                self._hooks = HookTable(ctx.master.addons)
+            destinations = Destinations(mode, ctx.options.keep_host_header)
+            lane = self._lanes[mode.full_spec] = Lane(self._hooks, destinations)
+        return lane
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        for client in list(self._connections):
+            client.look(now)
+        self._sweeper = loop.call_later(SWEEP, self._sweep, loop) if self._connections else None
+
+
+async def _peek(reader: asyncio.StreamReader) -> bool:
+    """Whether the connection is for this lane, without taking a byte from it."""
+    first = b""
+    while True:
+        piece = await reader.read(65536)
+        first += piece
+        verdict = begins_http1(first) if piece else False
+        if verdict is not None:
+            # Not by feed_data: that refuses once the client has ended its side.
+            reader._buffer[:0] = first  # type: ignore[attr-defined]
+            return verdict
