@@ -15,19 +15,45 @@ from addons.engine.origin import Origin
 STAGGER = 0.25  # seconds until the next address is tried beside the one before (RFC 8305 section 5)
 TLS_GOODBYE = 2.0  # seconds that a peer has for its half of a TLS shutdown
 
-P = TypeVar("P", bound=asyncio.Protocol)
+
+class Dialled(asyncio.Protocol):
+    """What a factory has to make: a protocol that can be dropped."""
+
+    def discard(self) -> None:
+        """Close the connection if it is open."""
+        raise NotImplementedError
+
+
+P = TypeVar("P", bound=Dialled)
 
 
 async def dial(origin: Origin, context: ssl.SSLContext | None, factory: Callable[[], P], limit: float) -> P:
-    """A connected protocol. `limit` (seconds) covers everything: name, TCP, TLS. Raises UpstreamError."""
+    """A connected protocol. `limit` (seconds) covers everything: name, TCP, TLS. Raises UpstreamError.
+
+    Every other protocol that the factory was asked for is discarded.
+    """
+    made: list[P] = []
+
+    def make() -> P:
+        protocol = factory()
+        made.append(protocol)
+        return protocol
+
+    winner = None
     try:
         async with asyncio.timeout(limit):
-            return await _dial(origin, context, factory)
+            winner = await _dial(origin, context, make)
+            return winner
     except TimeoutError as error:
         # With a number it is the kernel that gave up.
         raise _failure("timed out" if error.errno else f"timed out after {limit:g} s") from None
     except (OSError, ssl.SSLError, UnicodeError) as error:
         raise _failure(_detail(origin, error)) from None
+    finally:
+        # uvloop says connection_made and, when it is cancelled at that moment, closes without connection_lost.
+        for protocol in made:
+            if protocol is not winner:
+                protocol.discard()
 
 
 async def _dial(origin: Origin, context: ssl.SSLContext | None, factory: Callable[[], P]) -> P:
@@ -104,9 +130,7 @@ async def _race(
 def _close_late(task: "asyncio.Task[P]") -> None:
     """An attempt that connected although another had won."""
     if not task.cancelled() and task.exception() is None:
-        transport = getattr(task.result(), "transport", None)
-        if transport is not None:
-            transport.abort()
+        task.result().discard()
 
 
 def _failure(detail: str) -> UpstreamError:

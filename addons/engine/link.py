@@ -5,6 +5,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, cast
 
+from addons.engine.dial import Dialled
 from addons.engine.errors import UpstreamError
 from addons.engine.origin import Origin
 
@@ -17,7 +18,7 @@ READ_SIZE = 64 * 1024  # bytes taken from a socket at once
 WRITE_HIGH, WRITE_LOW = 64 * 1024, 16 * 1024  # unsent bytes at which a writer has to wait, and may go on
 
 
-class Link(asyncio.Protocol):
+class Link(Dialled):
     """In the client's books from `connection_made` until it is `closed`: ended, or given away.
 
     peer, local: address and port of both ends. opened_at: seconds since the epoch. received: bytes so far.
@@ -36,7 +37,7 @@ class Link(asyncio.Protocol):
         self.idle_since = 0.0
         self.received = 0
         self.tag: Any = None
-        self.closed = False
+        self.closed = True  # until it is open
         self.write_paused = False
         self.reading_paused = False
 
@@ -47,6 +48,7 @@ class Link(asyncio.Protocol):
             # asyncio reads into a new buffer of 256 KiB each time, which malloc gets from the kernel and gives back:
             # half of all time, where it happens.
             transport.max_size = READ_SIZE
+        self.closed = False
         self.pool = self.client.adopt(cast("Connection", self))
         self.opened_at = time.time()
         # A peer that is gone already has no name any more; keep the origin's then.
@@ -62,6 +64,11 @@ class Link(asyncio.Protocol):
         self.reading_paused = False
         if not self.transport.is_closing():
             self.transport.resume_reading()
+
+    def discard(self) -> None:
+        """Nobody wants it any more, whether it is open or not."""
+        if not self.closed:
+            self.abort()
 
     def abort(self) -> None:
         """Close it at once."""
