@@ -166,7 +166,9 @@ class Attempts:
         attempt.status = answer.status
         attempt.fields = answer.fields
         if answer.complete:
-            attempt.body = answer.body
+            # It may be longer than asked for when it came together with its head.
+            if retry is None or len(answer.body) <= retry.max_body:
+                attempt.body = answer.body
             self._idle.forget(call)
         return answer
 
