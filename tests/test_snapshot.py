@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from control.policy.answers import FixedAnswer
@@ -357,6 +357,40 @@ def meshes(draw: st.DrawFn) -> dict[str, str]:
     return documents(*raw)
 
 
+@st.composite
+def any_meshes(draw: st.DrawFn) -> dict[str, str]:
+    """Documents each of which is sound, that may or may not fit together."""
+    versions = [f"{name}/v1" for name in NAMES]
+    hosts = [*NAMES, "x", "*.x", "x:81"]
+    raw: list[dict[str, Any]] = []
+    for name in draw(st.lists(st.sampled_from(NAMES), unique=True)):
+        document: dict[str, Any] = {"service": name}
+        if draw(st.integers(0, 3)):
+            document["endpoints"] = {"v1": ["10.0.0.1:80"]}
+        if draw(st.integers(0, 2)) == 0:
+            document["routes"] = [{"to": draw(st.sampled_from(versions))}]
+        if draw(st.integers(0, 2)) == 0:
+            document["hosts"] = draw(st.lists(st.sampled_from(hosts), min_size=1, max_size=2, unique=True))
+        raw.append(document)
+    return documents(*raw)
+
+
+def problems(revision: int, docs: dict[str, str], previous: Snapshot | None = None) -> list[str]:
+    try:
+        build(revision, docs, previous)
+    except PolicyErrors as errors:
+        return sorted(problem.message for problem in errors.problems)
+    return []
+
+
+@given(any_meshes().filter(lambda docs: not problems(1, docs)), any_meshes())
+@settings(max_examples=400, suppress_health_check=[HealthCheck.filter_too_much])
+def test_what_does_not_fit_together_is_refused_step_by_step_as_it_is_afresh(
+    before: dict[str, str], after: dict[str, str]
+) -> None:
+    assert bool(problems(2, after, build(1, before))) is bool(problems(2, after))
+
+
 def contents(built: Snapshot) -> Any:
     hosts = [
         (host, port, found.name if (found := built.find(host, port)) else None)
@@ -423,6 +457,22 @@ def test_every_document_that_cannot_be_read_is_named() -> None:
     for name in ("one", "two", "three"):
         assert any(name in line for line in text.splitlines())
     assert "good" not in text
+
+
+def test_problems_name_the_document_and_no_line_since_redis_has_none() -> None:
+    with pytest.raises(PolicyErrors) as raised:
+        snapshot({"service": "a", "to": "b/v1"}, {"service": "c", "hosts": ["a"]})
+    assert [(problem.file, problem.line, problem.document) for problem in raised.value.problems] == [
+        ("redis", None, "c"),
+        ("redis", None, "a"),
+    ]
+    assert "line" not in str(raised.value)
+
+
+def test_a_message_knows_every_service_though_the_change_concerns_few() -> None:
+    old = snapshot({"service": "a"}, {"service": "reviews"})
+    with pytest.raises(PolicyErrors, match="reviews"):
+        snapshot({"service": "a", "to": "review/v1"}, {"service": "reviews"}, previous=old)
 
 
 def test_a_refused_change_leaves_the_snapshot_before_as_it_was() -> None:

@@ -16,7 +16,7 @@ def check(changed: Sequence[Document], stored: Mapping[str, Policy] = _NOTHING) 
 
     For a deletion pass what remains as `stored`. Problems of stored documents have the file `redis`.
     """
-    new = [claims.of_policy(each.policy, each.file, each.data, each.line) for each in changed]
+    new = [claims.of_policy(each.policy, each.file, each.data, each.line or None) for each in changed]
     replaced = {each.service for each in new}
     kept = [claims.of_policy(policy, STORED) for service, policy in stored.items() if service not in replaced]
     return list(claims.conflicts(new, kept, complete=True))

@@ -38,8 +38,12 @@ def settings_data(route: CompiledRoute, faults: Sequence[CompiledFault]) -> dict
         }
     if route.access_log is not None:
         only = {"only": "errors"} if route.access_log.only_errors else {}
-        data["access_log"] = {"sample": route.access_log.sample, **only}
+        data["access_log"] = {"sample": _number(route.access_log.sample), **only}
     return data
+
+
+def _number(value: float) -> float:
+    return int(value) if value == int(value) else value
 
 
 def _duration(seconds: float | None) -> str | None:

@@ -44,6 +44,16 @@ class HostIndex:
             parent = parent.partition(".")[2]
         return None
 
+    def owners(self, policy: Policy) -> Iterator[str]:
+        """The services that claim what the policy claims; this one, if it is in the index, among them."""
+        for wildcard, host, port in _claims(policy):
+            if port is None:
+                owner = (self._wild if wildcard else self._exact).get(host)
+            else:
+                owner = (self._wild_ports if wildcard else self._exact_ports).get((host, port))
+            if owner is not None:
+                yield owner.name
+
     def changed(self, gone: Iterable[Policy], come: Iterable[tuple[Policy, CompiledService]]) -> "HostIndex":
         """A new index without the claims of some documents, then with those of others."""
         index = HostIndex()

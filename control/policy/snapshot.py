@@ -15,8 +15,9 @@ from control.policy.endpoints import Endpoint, EndpointTable, compile_endpoints
 from control.policy.errors import PolicyErrors, Problem
 from control.policy.hosts import HostIndex
 from control.policy.model import DEFAULTS_SERVICE, Policy
-from control.policy.reading import Document, parse_stored
+from control.policy.reading import Document
 from control.policy.routes import CompiledRoute, CompiledService, Share
+from control.policy.stored import STORED, parse_stored
 
 __all__ = ["EMPTY", "CompiledRoute", "CompiledService", "Endpoint", "Share", "Snapshot", "build"]
 
@@ -91,10 +92,7 @@ def _build(revision: int, documents: Mapping[str, str], before: Snapshot) -> Sna
     kept = dict(before.policies)
     for service in removed:
         del kept[service]
-    if problems := check([Document(policy, "redis", 0) for policy in read.values()], kept):
-        raise PolicyErrors(problems)
     policies = {**kept, **read}
-
     tables = {service: table for service, table in before.tables.items() if service in documents}
     reaches = {service: names for service, names in before.reaches.items() if service in documents}
     for service, policy in read.items():
@@ -104,8 +102,10 @@ def _build(revision: int, documents: Mapping[str, str], before: Snapshot) -> Sna
         reaches.pop(service, None)
         if names := reached(policy):
             reaches[service] = names
-
     touched = {*changed, *removed}
+    reaching = {service for service, names in reaches.items() if not names.isdisjoint(touched)}
+    _check(read, kept, reaches, reaching, before.hosts)
+
     defaults, unknown = before.defaults, before.unknown
     affected: Iterable[str]
     if DEFAULTS_SERVICE in touched:
@@ -115,10 +115,7 @@ def _build(revision: int, documents: Mapping[str, str], before: Snapshot) -> Sna
         unknown = None if refuse else compile_unclaimed(defaults)
         affected = policies
     else:
-        affected = {
-            *changed,
-            *(service for service, names in reaches.items() if not names.isdisjoint(touched)),
-        }
+        affected = {*changed, *reaching}
 
     compiled = {
         service: compile_service(policies[service], defaults, tables)
@@ -143,6 +140,31 @@ def _read(changed: Iterable[str], documents: Mapping[str, str]) -> dict[str, Pol
     if problems:
         raise PolicyErrors(problems)
     return read
+
+
+def _check(
+    read: Mapping[str, Policy],
+    kept: Mapping[str, Policy],
+    reaches: Mapping[str, frozenset[str]],
+    reaching: Iterable[str],
+    hosts: HostIndex,
+) -> None:
+    """Raises PolicyErrors if the documents read and those kept do not fit together.
+
+    Among thousands of services only those are looked at that a change can concern: whose hosts it claims, who reaches what it
+    changes, and whatever these reach.
+    """
+    documents = [Document(policy, STORED, 0) for policy in read.values()]
+    concerned: set[str] = set()
+    waiting = [*read, *reaching, *(owner for policy in read.values() for owner in hosts.owners(policy))]
+    while waiting:
+        service = waiting.pop()
+        if service not in concerned:
+            concerned.add(service)
+            waiting += reaches.get(service, ())
+    if check(documents, {service: kept[service] for service in concerned if service in kept}):
+        # Once more over all of them, for messages that know every service's name.
+        raise PolicyErrors(check(documents, kept))
 
 
 def _empty() -> Snapshot:
