@@ -8,14 +8,14 @@ policy that does not compile is refused whole and the last good one stays.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from addons.policy_cache import read_cache, write_cache
 from control.policy.errors import PolicyErrors
 from control.policy.snapshot import Snapshot, build
-from control.store import NodeReport, Store, StoreError
+from control.store import Hint, NodeReport, Store, StoreError
 
 logger = logging.getLogger("mesh.policy_feed")
 
@@ -72,7 +72,9 @@ class PolicySync:
             try:
                 # Subscribed first, read second: a change between the two is announced, not lost.
                 async for hint in self._store.hints():
-                    await self._sync(hint.services if hint else None, whole=hint is None)
+                    # A revision that is not new to us: read ahead of its publication, or made anew after a flush.
+                    again = hint is None or self._seen is None or hint.revision <= self._seen
+                    await self._sync(hint, whole=again)
                     if not self.connected:
                         self.connected = True
                         wait = _SHORTEST_WAIT
@@ -109,14 +111,14 @@ class PolicySync:
                 await self._load_cache(self._cache)
             self.settled.set()
 
-    async def _sync(self, services: Collection[str] | None, whole: bool) -> None:
+    async def _sync(self, hint: Hint | None, whole: bool) -> None:
         async with self._lock:
             if whole or self._seen is None:
                 stored = await self._store.read()
                 self._read_whole = self._clock()
                 revision, documents = stored.revision, stored.documents
             else:
-                delta = await self._store.read_since(self._seen, services)
+                delta = await self._store.read_since(self._seen, hint)
                 revision = delta.revision
                 documents = {} if delta.full else dict(self._documents)
                 for service, text in delta.documents.items():

@@ -7,7 +7,7 @@ round trip, and atomic on a single server, behind Sentinel and in a Cluster alik
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -51,14 +51,15 @@ class Operations(ABC):
         documents = _documents(pairs)
         return Stored(self._number(revision, documents), documents)
 
-    async def read_since(self, revision: int, services: Collection[str] | None) -> Update:
+    async def read_since(self, revision: int, hint: Hint | None = None) -> Update:
         """What has become of the policy since `revision`.
 
-        services: those that the hint of the very next revision named, if there was one. A revision that is
-        not ahead of the known one but behind it, or too far ahead for the history, gives a full update.
+        hint: the publication that was heard, if any; it saves a look into the history if it is of the very next
+        revision. A revision behind the known one, or too far ahead for the history, gives a full update.
         """
+        services = hint.services if hint is not None and hint.revision == revision + 1 else ()
         keys = [self._revision, self._policy, self._history]
-        current, *found = await self._run(scripts.READ_SINCE, keys, [revision, *(services or ())])
+        current, *found = await self._run(scripts.READ_SINCE, keys, [revision, *services])
         if not found:
             return Update(revision, {}, full=False)
         if len(found) == 1:

@@ -48,7 +48,7 @@ async def test_a_hint_comes_after_its_change_is_readable(store: Store) -> None:
             writer = asyncio.create_task(put(store, str(number)))
             hint = await anext(hints)
             assert hint is not None
-            update = await store.read_since(number - 1, hint.services)
+            update = await store.read_since(number - 1, hint)
             assert (update.revision, update.documents["a"], update.full) == (number, str(number), False)
             await writer
 

@@ -52,7 +52,9 @@ async def act_as_operator(store: Store) -> None:
 async def act_as_proxy(store: Store, revision: int) -> None:
     gone = {"a": None, "b": None}
     assert (await store.read()).revision == revision
-    assert await store.read_since(revision - 1, ["b", "a"]) == Update(revision, gone, full=False)
+    assert await store.read_since(revision - 1, Hint(revision, ("b", "a"))) == Update(
+        revision, gone, full=False
+    )
     assert await store.read_since(revision - 2, None) == Update(revision, gone, full=False)
     assert await store.read_since(revision + 9, None) == Update(revision, {}, full=True)
     await store.report(NodeReport("n:1", "a", revision), 30)
