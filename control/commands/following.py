@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 
 from control.commands.output import remark, warn
 from control.store import Entry, Hint, Store, StoreError
@@ -13,7 +13,7 @@ _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 2.0
 
 
-async def changes(store: Store) -> AsyncIterator[Entry]:
+async def changes(store: Store) -> AsyncGenerator[Entry, None]:
     """Every change from now on, in order. Raises StoreError only if Redis cannot be used at the start."""
     last = await store.revision()
     remark(f"watching {store.url_shown} from revision {last}, Ctrl-C ends")
@@ -26,7 +26,7 @@ async def changes(store: Store) -> AsyncIterator[Entry]:
                     if lost:
                         remark("connected again")
                     pause, lost = _FIRST_PAUSE, False
-                    entries, last = await _since(store, last)
+                    entries, last = await since(store, last)
                     for entry in entries:
                         yield entry
         except StoreError as error:
@@ -54,11 +54,13 @@ async def _looks(store: Store) -> AsyncGenerator[None, None]:
             yield
     finally:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await task
+        # Unlike `await task`, this lets a cancellation of ourselves through.
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # looked at, so that asyncio does not complain
 
 
-async def _since(store: Store, last: int) -> tuple[list[Entry], int]:
+async def since(store: Store, last: int) -> tuple[list[Entry], int]:
     """The changes after revision `last`, oldest first, and the revision to go on from."""
     revision = await store.revision()
     if revision < last:

@@ -28,7 +28,7 @@ def history(
     """
 
     async def read(store: "Store") -> "list[Entry]":
-        return await store.history(service, limit)
+        return await store.history(service and service.lower(), limit)
 
     entries = target_of(context, redis, mesh).run(read)
     if as_json:

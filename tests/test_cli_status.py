@@ -1,0 +1,185 @@
+"""status and watch, with real reports and a real Valkey that dies and comes back."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from control.commands import following
+from control.commands.following import since
+from control.store import Store
+from tests.cli import MITMESH, ROOT, Mitmesh, mitmesh, node  # noqa: F401 - a fixture
+from tests.conftest import Valkey
+
+
+def report(url: str, *nodes: object) -> None:
+    async def write() -> None:
+        store = Store(url)
+        for each in nodes:
+            await store.report(each, 60.0)  # type: ignore[arg-type]
+        await store.close()
+
+    asyncio.run(write())
+
+
+def test_status_of_nothing(mitmesh: Mitmesh) -> None:  # noqa: F811
+    assert mitmesh("status").out == "mesh mesh: revision 0, 0 documents, 0 live nodes\n"
+    assert json.loads(mitmesh("status", "--json").out) == {"mesh": "mesh", "revision": 0, "services": [], "nodes": []}
+
+
+def test_status(mitmesh: Mitmesh, redis_url: str) -> None:  # noqa: F811
+    mitmesh("apply", "-f", "-", stdin="{service: a, retry: 2}")
+    now = time.time()
+    report(
+        redis_url,
+        node("late", 0, "refused revision 1: a\nb", started=now - 7300, version="1.2"),
+        node("fine", 1, service="", started=now - 30, addresses=("127.0.0.1:3000",)),
+    )
+    ran = mitmesh("status")
+    first, heading, *rows = ran.out.splitlines()
+    assert (ran.code, first) == (0, "mesh mesh: revision 1, 1 document, 2 live nodes")
+    assert heading.split() == ["NODE", "SERVICE", "REVISION", "AGE", "SEEN", "VERSION", "ERROR"]
+    assert rows[0].split() == ["fine", "-", "1", "30s", rows[0].split()[4], "-"]
+    assert rows[1].split(maxsplit=7)[:5] == ["late", "web", "0", "(not", "current)"]
+    assert "2h" in rows[1]
+    assert rows[1].endswith("1.2      refused revision 1: a\\nb")
+    data = json.loads(mitmesh("status", "--json").out)
+    fine, late = data["nodes"]
+    assert (data["revision"], data["services"]) == (1, ["a"])
+    assert (fine["node"], fine["current"], fine["error"]) == ("fine", True, "")
+    assert fine["addresses"] == ["127.0.0.1:3000"]
+    assert 30 <= fine["age"] < 40
+    assert 0 <= fine["seen"] < 10
+    assert (late["current"], late["error"], late["version"]) == (False, "refused revision 1: a\nb", "1.2")
+
+
+class Watching:
+    """`mitmesh watch` as a process of its own."""
+
+    def __init__(self, url: str, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [*MITMESH, "watch", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "MITMESH_REDIS": url},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.err().startswith("watching redis://127.0.0.1:")
+
+    def out(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def err(self) -> str:
+        assert self.process.stderr is not None
+        return self.process.stderr.readline()
+
+    def end(self) -> tuple[int, str, str]:
+        self.process.send_signal(signal.SIGINT)
+        out, err = self.process.communicate(timeout=10)
+        return self.process.returncode, out, err
+
+
+@pytest.fixture
+def watching() -> Iterator[list[Watching]]:
+    started: list[Watching] = []
+    yield started
+    for each in started:
+        each.process.kill()
+        each.process.communicate()
+
+
+def test_watch(mitmesh: Mitmesh, redis_url: str, watching: list[Watching]) -> None:  # noqa: F811
+    mitmesh("apply", "-f", "-", stdin="{service: before, retry: 2}")
+    watching.append(Watching(redis_url))
+    watching.append(Watching(redis_url, "--json"))
+    mitmesh("apply", "-f", "-", "-m", "why\x1b", stdin="{service: b, retry: 2}\n---\n{service: a, retry: 2}")
+    mitmesh("delete", "a")
+    lines = [watching[0].out(), watching[0].out()]
+    assert [line.split("  ")[0] for line in lines] == ["2", "3"]
+    assert lines[0].endswith("  a, b  why\\x1b\n")
+    assert lines[1].endswith("  a\n")
+    data = [json.loads(watching[1].out()) for _ in lines]
+    assert [entry["revision"] for entry in data] == [2, 3]
+    assert data[0] == json.loads(mitmesh("history", "--json").out)[1]
+    assert [each.end() for each in watching] == [(130, "", "")] * 2
+
+
+def test_watch_survives_a_restart(mitmesh: Mitmesh, valkey: Valkey, watching: list[Watching]) -> None:  # noqa: F811
+    there = ("--redis", valkey.url)
+    mitmesh("apply", "-f", "-", *there, stdin="{service: a, retry: 2}")
+    watching.append(watch := Watching(valkey.url))
+    valkey.kill()
+    lost = watch.err()
+    assert lost.startswith("warning: cannot reach Redis at redis://127.0.0.1:")
+    assert lost.endswith("trying again\n")
+    valkey.start()
+    mitmesh("apply", "-f", "-", *there, stdin="{service: a, retry: 3}")
+    assert watch.out().startswith("2  ")
+    assert watch.err() == "connected again\n"
+    assert watch.end() == (130, "", "")
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[Store]:
+    opened = Store(redis_url)
+    yield opened
+    await opened.close()
+
+
+async def put(store: Store, tries: int) -> None:
+    await store.change(lambda stored: {"a": f'{{"retry":{{"attempts":{tries}}}}}'}, author="me", message="")
+
+
+async def test_what_was_missed(
+    store: Store, valkey_server: Valkey, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await since(store, 0) == ([], 0)
+    for tries in range(1, 31):
+        await put(store, tries)
+    assert await since(store, 30) == ([], 30)
+    entries, last = await since(store, 5)
+    assert ([entry.revision for entry in entries], last) == (list(range(6, 31)), 30)
+    assert capsys.readouterr().err == ""
+
+    valkey_server.command("XTRIM", "{mesh}:history", "MAXLEN", "2")
+    entries, last = await since(store, 25)
+    assert ([entry.revision for entry in entries], last) == ([29, 30], 30)
+    assert capsys.readouterr().err == "warning: no longer in the history: revisions 26 to 28\n"
+
+    valkey_server.command("DEL", "{mesh}:history")
+    assert await since(store, 29) == ([], 30)
+    assert capsys.readouterr().err == "warning: no longer in the history: revisions 30 to 30\n"
+
+    valkey_server.command("FLUSHALL")
+    assert await since(store, 30) == ([], 0)
+    assert "went back from 30 to 0" in capsys.readouterr().err
+
+
+async def test_a_lost_publication_is_found_out(
+    store: Store,
+    valkey_server: Valkey,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(following, "LOOK_AGAIN", 0.01)
+    await put(store, 1)
+    found = following.changes(store)
+    coming = asyncio.ensure_future(anext(found))
+    said = ""
+    while "watching" not in said:
+        await asyncio.sleep(0)
+        said += capsys.readouterr().err
+    # What a change writes, without what it publishes.
+    fields = ["time", "1.5", "author", "me", "message", "", "changes", '{"a":[null,"{}"]}']
+    valkey_server.command("XADD", "{mesh}:history", "2-0", *fields)
+    valkey_server.command("SET", "{mesh}:revision", "2")
+    entry = await coming
+    assert (entry.revision, list(entry.changes)) == (2, ["a"])
+    await found.aclose()
