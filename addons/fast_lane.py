@@ -22,7 +22,7 @@ METHODS = frozenset(
 _LONGEST_METHOD = max(map(len, METHODS))
 SWEEP = 1.0
 """Seconds between looks at connections that take too long."""
-_MODES = (mode_specs.RegularMode, mode_specs.ReverseMode, mode_specs.TransparentMode)
+MODES = (mode_specs.RegularMode, mode_specs.ReverseMode, mode_specs.TransparentMode)
 
 
 def begins_http1(first: bytes) -> bool | None:
@@ -60,7 +60,7 @@ class FastLane:
 
     async def client_connected(self, client: connection.Client) -> None:
         """Returns when the connection is over, or at once when it is not for this lane."""
-        if not ctx.options.mesh_fastlane or not isinstance(client.proxy_mode, _MODES):
+        if client.error or not ctx.options.mesh_fastlane or not isinstance(client.proxy_mode, MODES):
             return
         mode = client.proxy_mode
         if isinstance(mode, mode_specs.ReverseMode) and mode.scheme not in ("http", "https"):

@@ -17,29 +17,8 @@ _ROOT = str(Path(__file__).resolve().parent.parent)
 if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
-from addons.access_log import AccessLog  # noqa: E402
+from addons.chain import chain  # noqa: E402
 from addons.fast_lane import FastLane  # noqa: E402
-from addons.faults import Faults  # noqa: E402
-from addons.forwarder import Forwarder  # noqa: E402
-from addons.passthrough import Passthrough  # noqa: E402
-from addons.policy_feed import PolicyFeed  # noqa: E402
-from addons.retry import Retry  # noqa: E402
-from addons.routing import Routing  # noqa: E402
-
-
-def chain() -> list[object]:
-    """The features in the order of a request's life."""
-    routing, forwarder = Routing(), Forwarder()
-    return [
-        PolicyFeed(),  # pins the snapshot that all below look at
-        routing,  # decides the service and route; nothing below works without
-        Passthrough(routing, forwarder),  # takes what cannot be buffered, before its body is read
-        Faults(),  # beneath retry: acts on each attempt before it goes out
-        Retry(),  # judges each attempt's outcome, a fault's included
-        forwarder,  # runs the attempts, asking the two above
-        FastLane(),  # takes HTTP/1.1 connections over; runs the hooks of all addons itself
-        AccessLog(),  # last, so that it tells the final answer
-    ]
 
 
 class Mesh:
@@ -49,8 +28,10 @@ class Mesh:
         self.features: list[object] = []
 
     def load(self, loader: Loader) -> None:
-        self.features = chain()
+        self.features = [*chain(), FastLane()]
         ctx.master.addons.add(*self.features)
+        # mitmproxy would dial what the client named before anyone has routed the request.
+        ctx.options.update(connection_strategy="lazy")
 
     def configure(self, updated: set[str]) -> None:
         # Later changes of options reach the features themselves; this is for the first values.

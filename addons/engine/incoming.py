@@ -9,8 +9,11 @@ HIGH_WATER = 64 * 1024
 """Bytes of a body that nobody has taken yet, at which the client is read no further."""
 
 
-class ClientGone(Exception):
-    """The client ended the connection, or broke off its request."""
+class ClientGone(asyncio.CancelledError):
+    """The client ended the connection, or broke off its request.
+
+    A cancellation: it is raised where an addon waits, whose `except Exception` must not take it for a failure.
+    """
 
 
 class Incoming:

@@ -1,0 +1,23 @@
+"""The order of the mesh's features, here and nowhere else."""
+
+from addons.access_log import AccessLog
+from addons.faults import Faults
+from addons.forwarder import Forwarder
+from addons.passthrough import Passthrough
+from addons.policy_feed import PolicyFeed
+from addons.retry import Retry
+from addons.routing import Routing
+
+
+def chain() -> list[object]:
+    """New features in the order of a request's life."""
+    routing, forwarder = Routing(), Forwarder()
+    return [
+        PolicyFeed(),  # pins the snapshot that all below look at
+        routing,  # decides the service and route; nothing below works without
+        Passthrough(routing, forwarder),  # takes what cannot be buffered, before its body is read
+        Faults(),  # beneath retry: acts on each attempt before it goes out
+        Retry(),  # judges each attempt's outcome, a fault's included
+        forwarder,  # runs the attempts, asking the two above
+        AccessLog(),  # last, so that it tells the final answer
+    ]
