@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.policy.facts import RequestFacts, field_map, field_text, normalize_path
+from control.policy.facts import RequestFacts, field_map, field_text, normalize_path, policy_path
 
 
 def facts(target: str = "/", *fields: tuple[bytes, bytes]) -> RequestFacts:
@@ -37,7 +37,9 @@ def facts(target: str = "/", *fields: tuple[bytes, bytes]) -> RequestFacts:
         ("/a//../b", "/a/b"),
         ("//a//b", "//a//b"),
         ("\\a\\..\\b", "/b"),
-        ("/caf\u00e9", "/caf%C3%A9"),
+        ("/caf\u00e9", "/caf%E9"),
+        ("/caf\u00c3\u00a9", "/caf%C3%A9"),
+        ("/\u20ac", "/%E2%82%AC"),
         ("/caf%c3%a9", "/caf%C3%A9"),
         ("/\udcff", "/%FF"),
     ],
@@ -57,6 +59,20 @@ def test_no_dot_segment_is_left(rest: str) -> None:
     path = normalize_path("/" + rest)
     assert path.startswith("/")
     assert not {".", ".."} & set(path.split("/"))
+
+
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("/api/v1", "/api/v1"),
+        ("/caf\u00e9 au lait", "/caf%C3%A9%20au%20lait"),
+        ("/caf%c3%a9", "/caf%C3%A9"),
+        ("/a/%2e%2e/b", "/b"),
+        ("/%7Euser/{id}", "/~user/{id}"),
+    ],
+)
+def test_a_path_of_a_policy_is_normalized_like_one_on_the_wire(written: str, path: str) -> None:
+    assert policy_path(written) == path
 
 
 def test_path_is_found_once() -> None:
@@ -110,6 +126,8 @@ def test_field_map_joins_in_order(fields: list[tuple[bytes, bytes]]) -> None:
         ("/x?a=%C3%A9", "a", "\u00e9"),
         ("/x?a=%FF", "a", "\ufffd"),
         ("/x?a=\udcff", "a", "\ufffd"),
+        ("/x?a=\u00c3\u00a9", "a", "\u00e9"),
+        ("/x?a=\u20ac", "a", "\u20ac"),
         ("/x?a=1;b=2", "b", None),
         ("/x?a=1", "b", None),
         ("/x?", "", None),

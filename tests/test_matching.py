@@ -177,6 +177,8 @@ def test_there_is_a_reason_exactly_where_a_condition_does_not_hold(match: Any, f
         ("/", "*", False),
         ("/caf\u00e9", "/caf%C3%A9/x", True),
         ("/caf%c3%a9", "/caf%C3%A9", True),
+        ("/caf\u00e9", "/caf\u00c3\u00a9", True),
+        ("/a b", "/a%20b/c", True),
         ("/a", "/b/../a/x", True),
         ("/a", "/a/../b", False),
         ("/a", "/%61/x", True),

@@ -1,7 +1,8 @@
 """What a policy may ask about a request. Parts that cost something are read once, when they are first asked for."""
 
 import re
-from urllib.parse import unquote_plus
+import string
+from urllib.parse import quote, unquote_plus
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
@@ -35,9 +36,17 @@ def _unescape(found: re.Match[str]) -> str:
     return char if char in _UNRESERVED else found[0].upper()
 
 
-def _wire_text(text: str) -> str:
-    """Text in which every character can be encoded: bytes that are no UTF-8 become U+FFFD."""
-    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+def _raw(text: str) -> bytes:
+    """The bytes of wire text: a character for each byte, or UTF-8 with the rest as surrogates."""
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape")
+
+
+def policy_path(path: str) -> str:
+    """A path as people write it, normalized: `/café au lait` -> `/caf%C3%A9%20au%20lait`; escapes stay."""
+    return normalize_path(quote(path, safe=string.punctuation))
 
 
 def normalize_path(path: str) -> str:
@@ -47,8 +56,7 @@ def normalize_path(path: str) -> str:
     dot segments are removed. `/a/%2e%2E/b%2f` -> `/b%2F`. Double slashes stay.
     """
     if not path.isascii():
-        raw = path.encode("utf-8", "surrogateescape")
-        path = "".join(chr(byte) if byte < 128 else f"%{byte:02X}" for byte in raw)
+        path = "".join(chr(byte) if byte < 128 else f"%{byte:02X}" for byte in _raw(path))
     if "%" in path:
         path = _ESCAPE.sub(_unescape, path)
     if "\\" in path:
@@ -70,7 +78,7 @@ def normalize_path(path: str) -> str:
 class RequestFacts:
     """One request as matchers see it.
 
-    `target` is the origin form as on the wire (path and query), bytes that are no UTF-8 as surrogate escapes; `fields` are the
+    `target` is the origin form (path and query) as on the wire, a character for each byte; `fields` are the
     header fields as received; `source` is the calling service, "" when nobody said.
     """
 
@@ -129,7 +137,10 @@ class RequestFacts:
         query = self._query
         if query is None:
             query = self._query = {}
-            for part in _wire_text(self.target.partition("?")[2]).split("&"):
+            text = self.target.partition("?")[2]
+            if not text.isascii():
+                text = _raw(text).decode("utf-8", "replace")
+            for part in text.split("&"):
                 if part:
                     key, _, value = part.partition("=")
                     query.setdefault(unquote_plus(key), unquote_plus(value))

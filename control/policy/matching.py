@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
 
-from control.policy.facts import RequestFacts, normalize_path
+from control.policy.facts import RequestFacts, policy_path
 from control.policy.model import Match, PathMatch
 from control.policy.patterns import compile_regex
 from control.policy.strings import StringTest, compile_string
@@ -187,9 +187,9 @@ def _reason(what: str, test: StringTest, value: str | None) -> str:
 
 def _path(match: PathMatch) -> Condition | None:
     if match.exact is not None:
-        return PathExact(normalize_path(match.exact))
+        return PathExact(policy_path(match.exact))
     if match.prefix is not None:
-        prefix = normalize_path(match.prefix).rstrip("/")
+        prefix = policy_path(match.prefix).rstrip("/")
         return PathPrefix(prefix, prefix + "/")
     return None if match.regex is None else PathRegex(match.regex)
 
