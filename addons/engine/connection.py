@@ -104,7 +104,7 @@ class Connection(Link):
         call = self.call
         if call is None:
             self._drop("closed by the upstream")
-        elif self._reader.until_close:
+        elif self._reader.until_close and not self.cut_short():
             self._finish(call)
         else:
             self._broken("closed by the upstream")

@@ -20,7 +20,7 @@ class Dialled(asyncio.Protocol):
     """What a factory has to make: a protocol that can be dropped."""
 
     def discard(self) -> None:
-        """Close the connection if it is open."""
+        """Close the connection, at once if it is open and as soon as it will be otherwise."""
         raise NotImplementedError
 
 
@@ -33,10 +33,13 @@ async def dial(origin: Origin, context: ssl.SSLContext | None, factory: Callable
     Every other protocol that the factory was asked for is discarded.
     """
     made: list[P] = []
+    over = False
 
     def make() -> P:
         protocol = factory()
         made.append(protocol)
+        if over:
+            protocol.discard()
         return protocol
 
     winner = None
@@ -50,7 +53,8 @@ async def dial(origin: Origin, context: ssl.SSLContext | None, factory: Callable
     except (OSError, ssl.SSLError, UnicodeError) as error:
         raise _failure(_detail(origin, error)) from None
     finally:
-        # uvloop says connection_made and, when it is cancelled at that moment, closes without connection_lost.
+        # What is cancelled while it connects may still be told connection_made, and by uvloop no connection_lost.
+        over = True
         for protocol in made:
             if protocol is not winner:
                 protocol.discard()
@@ -122,15 +126,15 @@ async def _race(
     finally:
         for task in attempts:
             task.cancel()
-            task.add_done_callback(_close_late)
+            task.add_done_callback(_ignore)
     assert first_error is not None
     raise first_error
 
 
-def _close_late(task: "asyncio.Task[P]") -> None:
-    """An attempt that connected although another had won."""
-    if not task.cancelled() and task.exception() is None:
-        task.result().discard()
+def _ignore(task: "asyncio.Task[P]") -> None:
+    """Take note of how it went, or asyncio complains that nobody did."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _failure(detail: str) -> UpstreamError:

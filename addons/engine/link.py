@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import ssl
 import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,11 +39,15 @@ class Link(Dialled):
         self.received = 0
         self.tag: Any = None
         self.closed = True  # until it is open
+        self._unwanted = False
         self.write_paused = False
         self.reading_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        if self._unwanted:
+            self.transport.abort()
+            return
         self.transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
         if hasattr(transport, "max_size"):
             # asyncio reads into a new buffer of 256 KiB each time, which malloc gets from the kernel and gives back:
@@ -66,7 +71,8 @@ class Link(Dialled):
             self.transport.resume_reading()
 
     def discard(self) -> None:
-        """Nobody wants it any more, whether it is open or not."""
+        """Nobody wants it any more, whether it is open or not yet."""
+        self._unwanted = True
         if not self.closed:
             self.abort()
 
@@ -93,6 +99,16 @@ class Link(Dialled):
         self.leave()
         self.transport.set_protocol(protocol)
         return self.transport
+
+    def cut_short(self) -> bool:
+        """The peer's end of TLS ended without a goodbye, so anybody may have ended it (RFC 9112 section 9.8)."""
+        tls = self.transport.get_extra_info("ssl_object")
+        if tls is None:
+            return False
+        try:
+            return bool(tls.read(1))
+        except ssl.SSLError:
+            return True
 
     def last_words(self) -> bytes:
         """What a peer said before it reset the connection, perhaps why it would not take the request.
