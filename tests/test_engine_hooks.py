@@ -185,7 +185,8 @@ async def test_a_reloaded_script_is_seen(tmp_path):
     seen = []
     with taddons.context() as context:
         path.write_text("def mesh_event(seen): seen.append('one')")
-        loader = script.Script(str(path), False)
+        loader = script.Script(str(path), True)
+        loader.reloadtask.cancel()
         context.master.addons.add(loader)
         loader.loadscript()
         table = HookTable(context.master.addons)
