@@ -25,8 +25,8 @@ class Ran:
 Mitmesh = Callable[..., Ran]
 
 
-@pytest.fixture
-def mitmesh(
+@pytest.fixture(name="mitmesh")
+def mitmesh_fixture(
     redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Mitmesh:
     """mitmesh("get", "reviews", stdin="...") against an empty Redis."""

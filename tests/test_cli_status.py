@@ -13,7 +13,7 @@ import pytest
 from control.commands import following
 from control.commands.following import since
 from control.store import Store
-from tests.cli import MITMESH, ROOT, Mitmesh, mitmesh, node  # noqa: F401 - a fixture
+from tests.cli import MITMESH, ROOT, Mitmesh, mitmesh_fixture, node  # noqa: F401
 from tests.conftest import Valkey
 
 
@@ -27,12 +27,17 @@ def report(url: str, *nodes: object) -> None:
     asyncio.run(write())
 
 
-def test_status_of_nothing(mitmesh: Mitmesh) -> None:  # noqa: F811
+def test_status_of_nothing(mitmesh: Mitmesh) -> None:
     assert mitmesh("status").out == "mesh mesh: revision 0, 0 documents, 0 live nodes\n"
-    assert json.loads(mitmesh("status", "--json").out) == {"mesh": "mesh", "revision": 0, "services": [], "nodes": []}
+    assert json.loads(mitmesh("status", "--json").out) == {
+        "mesh": "mesh",
+        "revision": 0,
+        "services": [],
+        "nodes": [],
+    }
 
 
-def test_status(mitmesh: Mitmesh, redis_url: str) -> None:  # noqa: F811
+def test_status(mitmesh: Mitmesh, redis_url: str) -> None:
     mitmesh("apply", "-f", "-", stdin="{service: a, retry: 2}")
     now = time.time()
     report(
@@ -95,7 +100,7 @@ def watching() -> Iterator[list[Watching]]:
         each.process.communicate()
 
 
-def test_watch(mitmesh: Mitmesh, redis_url: str, watching: list[Watching]) -> None:  # noqa: F811
+def test_watch(mitmesh: Mitmesh, redis_url: str, watching: list[Watching]) -> None:
     mitmesh("apply", "-f", "-", stdin="{service: before, retry: 2}")
     watching.append(Watching(redis_url))
     watching.append(Watching(redis_url, "--json"))
@@ -111,7 +116,7 @@ def test_watch(mitmesh: Mitmesh, redis_url: str, watching: list[Watching]) -> No
     assert [each.end() for each in watching] == [(130, "", "")] * 2
 
 
-def test_watch_survives_a_restart(mitmesh: Mitmesh, valkey: Valkey, watching: list[Watching]) -> None:  # noqa: F811
+def test_watch_survives_a_restart(mitmesh: Mitmesh, valkey: Valkey, watching: list[Watching]) -> None:
     there = ("--redis", valkey.url)
     mitmesh("apply", "-f", "-", *there, stdin="{service: a, retry: 2}")
     watching.append(watch := Watching(valkey.url))

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from control.store import Store
-from tests.cli import Mitmesh, Ran, mitmesh, node  # noqa: F401 - a fixture
+from tests.cli import Mitmesh, Ran, mitmesh_fixture, node  # noqa: F401
 
 POLICY = "{service: reviews, retry: 2}"
 LONG = 60.0
@@ -26,17 +26,17 @@ async def until_revision(store: Store, revision: int) -> None:
         await asyncio.sleep(0.001)
 
 
-def start(mitmesh: Mitmesh, *arguments: str, policy: str = POLICY) -> "asyncio.Task[Ran]":  # noqa: F811
+def start(mitmesh: Mitmesh, *arguments: str, policy: str = POLICY) -> "asyncio.Task[Ran]":
     """The command in a thread, so that reports can be written meanwhile."""
     return asyncio.create_task(asyncio.to_thread(mitmesh, "apply", "-f", "-", *arguments, stdin=policy))
 
 
-async def test_no_nodes(mitmesh: Mitmesh) -> None:  # noqa: F811
+async def test_no_nodes(mitmesh: Mitmesh) -> None:
     ran = await start(mitmesh, "--wait", "5s")
     assert ran == Ran(0, "reviews: created\nrevision 1\nno live nodes to wait for\n", "")
 
 
-async def test_all_report(mitmesh: Mitmesh, store: Store) -> None:  # noqa: F811
+async def test_all_report(mitmesh: Mitmesh, store: Store) -> None:
     for name in ("one", "two", "three"):
         await store.report(node(name), LONG)
     running = start(mitmesh, "--wait", "30s")
@@ -50,7 +50,7 @@ async def test_all_report(mitmesh: Mitmesh, store: Store) -> None:  # noqa: F811
     assert ran.out.startswith("reviews: created\nrevision 1\nin force at 3 live nodes after ")
 
 
-async def test_nothing_to_do_waits_too(mitmesh: Mitmesh, store: Store) -> None:  # noqa: F811
+async def test_nothing_to_do_waits_too(mitmesh: Mitmesh, store: Store) -> None:
     assert (await start(mitmesh)).code == 0
     await store.report(node("one", 1), LONG)
     assert "in force at 1 live node after" in (await start(mitmesh, "--wait", "5s")).out
@@ -58,7 +58,7 @@ async def test_nothing_to_do_waits_too(mitmesh: Mitmesh, store: Store) -> None: 
     assert (await start(mitmesh, "--wait", "1ms")).code == 1
 
 
-async def test_never_reports(mitmesh: Mitmesh, store: Store) -> None:  # noqa: F811
+async def test_never_reports(mitmesh: Mitmesh, store: Store) -> None:
     await store.report(node("prompt", 1), LONG)
     await store.report(node("slow"), LONG)
     await store.report(node("nameless", service=""), LONG)
@@ -70,7 +70,7 @@ async def test_never_reports(mitmesh: Mitmesh, store: Store) -> None:  # noqa: F
     assert lines[2] == "error: revision 1 is stored, but 2 of 3 live nodes did not take it"
 
 
-async def test_refused(mitmesh: Mitmesh, store: Store) -> None:  # noqa: F811
+async def test_refused(mitmesh: Mitmesh, store: Store) -> None:
     for name in ("fine", "picky"):
         await store.report(node(name), LONG)
     began = time.monotonic()
@@ -89,7 +89,7 @@ async def test_refused(mitmesh: Mitmesh, store: Store) -> None:  # noqa: F811
     assert time.monotonic() - began < 20  # it did not wait on
 
 
-async def test_an_old_error_is_no_refusal(mitmesh: Mitmesh, store: Store) -> None:  # noqa: F811
+async def test_an_old_error_is_no_refusal(mitmesh: Mitmesh, store: Store) -> None:
     await store.report(node("one", 0, "refused revision 0: nonsense"), LONG)
     running = start(mitmesh, "--wait", "30s")
     await until_revision(store, 1)
@@ -99,13 +99,13 @@ async def test_an_old_error_is_no_refusal(mitmesh: Mitmesh, store: Store) -> Non
     assert (await running).code == 0
 
 
-async def test_an_old_error_that_stays_is_told(mitmesh: Mitmesh, store: Store) -> None:  # noqa: F811
+async def test_an_old_error_that_stays_is_told(mitmesh: Mitmesh, store: Store) -> None:
     await store.report(node("one", 0, "stuck"), LONG)
     ran = await start(mitmesh, "--wait", "20ms")
     assert (ran.code, "(stuck)" in ran.err) == (1, True)
 
 
-async def test_dies_meanwhile(mitmesh: Mitmesh, store: Store) -> None:  # noqa: F811
+async def test_dies_meanwhile(mitmesh: Mitmesh, store: Store) -> None:
     await store.report(node("fine"), LONG)
     await store.report(node("dying"), 0.4)
     running = start(mitmesh, "--wait", "30s", "--json")
@@ -118,7 +118,7 @@ async def test_dies_meanwhile(mitmesh: Mitmesh, store: Store) -> None:  # noqa: 
     assert nodes["seconds"] < 10
 
 
-async def test_a_newcomer_is_not_waited_for(mitmesh: Mitmesh, store: Store) -> None:  # noqa: F811
+async def test_a_newcomer_is_not_waited_for(mitmesh: Mitmesh, store: Store) -> None:
     await store.report(node("one"), LONG)
     running = start(mitmesh, "--wait", "30s")
     await until_revision(store, 1)
@@ -128,7 +128,7 @@ async def test_a_newcomer_is_not_waited_for(mitmesh: Mitmesh, store: Store) -> N
 
 
 @pytest.mark.parametrize("arguments", [("delete", "reviews"), ("rollback", "0")])
-async def test_other_changes_wait_too(mitmesh: Mitmesh, store: Store, arguments: tuple[str, ...]) -> None:  # noqa: F811
+async def test_other_changes_wait_too(mitmesh: Mitmesh, store: Store, arguments: tuple[str, ...]) -> None:
     assert (await start(mitmesh)).code == 0
     await store.report(node("one", 1), LONG)
     running = asyncio.create_task(asyncio.to_thread(mitmesh, *arguments, "--wait", "30s"))
@@ -138,7 +138,7 @@ async def test_other_changes_wait_too(mitmesh: Mitmesh, store: Store, arguments:
     assert (ran.code, ran.out.splitlines()[-1].startswith("in force at 1 live node")) == (0, True)
 
 
-async def test_the_wait_adds_little(mitmesh: Mitmesh, store: Store) -> None:  # noqa: F811
+async def test_the_wait_adds_little(mitmesh: Mitmesh, store: Store) -> None:
     """Twenty nodes that answer the publication at once: how much later the command knows."""
     ids = [f"node{number}" for number in range(20)]
     for name in ids:

@@ -1,4 +1,4 @@
-"""mitmesh proxy: mitmdump with the mesh, by shorter words."""
+"""mitmesh proxy: becomes a proxy of the mesh."""
 
 import os
 import re
@@ -13,16 +13,7 @@ from control.commands.failure import Failed, usage
 from control.commands.options import Mesh, Redis, target_of
 from control.commands.output import say
 
-# stdout belongs to the access log; what goes wrong is told on stderr. A script of the
-# caller's working directory must not shadow a module, hence -P.
-_MITMDUMP = (
-    'import functools, sys; sys.argv[0] = "mitmdump"; from mitmproxy.addons import termlog; from mitmproxy.tools.main import mitmdump; '
-    "termlog.TermLog = functools.partial(termlog.TermLog, sys.stderr); mitmdump()"
-)
-_PYTHON = ("-P", "-c", _MITMDUMP)
-_QUIET = ("termlog_verbosity=warn", "flow_detail=0")
-
-Many = list[str] | None
+_QUIET = "termlog_verbosity=warn"
 
 
 def proxy(
@@ -67,6 +58,9 @@ def proxy(
     listen_port: Annotated[
         str, typer.Option("--listen-port", "-p", metavar="PORT", help="as mitmdump's")
     ] = "",
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, max=256, help="processes that share the ports")
+    ] = 1,
     more: Annotated[
         list[str] | None,
         typer.Argument(metavar="OPTION", help="after `--`: any other option of mitmdump"),
@@ -77,57 +71,56 @@ def proxy(
 ) -> None:
     """Run a proxy of the mesh.
 
-    This process becomes mitmdump of the same Python with the mesh's addons. Its console stays quiet but for warnings
-    and errors, which go to stderr; `--set termlog_verbosity=info` says more.
+    This process becomes mitmproxy of the same Python, with the mesh's addons and
+    no others but those of -s. Warnings and errors go to stderr;
+    `--set termlog_verbosity=info` says more.
     """
     target = target_of(context, redis, mesh)
-    if not (outbound or inbound or mode):
-        raise usage(
-            "say where to listen: --outbound PORT for what the application calls,"
-            " --inbound PORT:HOST:PORT for what calls it, or --mode as mitmdump's"
-        )
-    sets = _own_sets(
-        {
-            "mesh_redis": target.given_redis,
-            "mesh_name": target.given_mesh and target.mesh,
-            "mesh_service": service,
-            "mesh_node": node,
-            "mesh_cache": cache,
-            "mesh_access_log": access_log,
-        }
-    )
+    own = {
+        "mesh_redis": target.given_redis or "",
+        "mesh_name": target.mesh if target.given_mesh else "",
+        "mesh_service": service,
+        "mesh_node": node,
+        "mesh_cache": cache,
+    }
+    # Only what was said: the rest the environment and mitmproxy's configuration may say.
+    sets = [f"{name}={value}" for name, value in own.items() if value]
+    if access_log is not None:
+        sets.append(f"mesh_access_log={access_log}")
     modes = [f"regular@{_port('--outbound', port)}" for port in outbound or ()]
     for text in inbound or ():
         listen, address = _inbound(text)
         modes.append(f"reverse:http://{address}@{listen}")
         sets.append(f"mesh_inbound={listen}")
+    modes += mode or ()
+    if not modes:
+        raise usage(
+            "say where to listen: --outbound PORT for what the application calls,"
+            " --inbound PORT:HOST:PORT for what calls it, or --mode as mitmdump's"
+        )
     given = {option.partition("=")[0] for option in options or ()}
-    sets += [option for option in _QUIET if option.partition("=")[0] not in given]
     if twice := sorted({option.partition("=")[0] for option in sets} & given - {"mesh_inbound"}):
-        raise usage(f"--set {twice[0]}: given twice, as an option of its own, too")
-    arguments = [
-        *(part for each in [*modes, *(mode or ())] for part in ("--mode", each)),
-        *(("--listen-host", listen_host) if listen_host else ()),
-        *(("--listen-port", listen_port) if listen_port else ()),
-        *(part for each in scripts or () for part in ("-s", each)),
-        *("-s", str(mesh_script())),
-        *(part for each in [*sets, *(options or ())] for part in ("--set", each)),
-        *(more or ()),
+        raise usage(f"--set {twice[0]}: there is a short option for it on this command line already")
+    if "termlog_verbosity" not in given:
+        sets.append(_QUIET)
+    command = [
+        *(sys.executable, "-P", str(addon_file("lean_proxy.py"))),
+        *(("--workers", str(workers)) if workers > 1 else ()),
+        *_each("--mode", modes),
+        *_each("--listen-host", [listen_host] if listen_host else []),
+        *_each("--listen-port", [listen_port] if listen_port else []),
+        *_each("-s", scripts or []),
+        *_each("--set", [*sets, *(options or [])]),
+        *(more or []),
     ]
-    command = [sys.executable, *_PYTHON, *arguments]
     if show:
         say(shlex.join(command))
     else:
         _become(command)
 
 
-def _own_sets(values: dict[str, str | None]) -> list[str]:
-    """Only what was said: the rest mitmdump's configuration and the environment may say."""
-    return [
-        f"{name}={value}"
-        for name, value in values.items()
-        if value or (value is not None and name == "mesh_access_log")
-    ]
+def _each(option: str, values: list[str]) -> list[str]:
+    return [part for value in values for part in (option, value)]
 
 
 def _port(option: str, text: str) -> int:
@@ -145,18 +138,16 @@ def _inbound(text: str) -> tuple[int, str]:
     return _port("--inbound", listen), f"{host}:{_port('--inbound', port)}"
 
 
-def mesh_script() -> Path:
-    """Where addons/mesh.py is, in a checkout or installed, found without running any of it."""
-    from importlib.util import find_spec
-
-    found = find_spec("addons")
-    for folder in (found and found.submodule_search_locations) or ():
-        if (script := Path(folder) / "mesh.py").is_file():
-            return script
-    raise Failed("error: the addons of the mesh are not installed beside this command; install mitmesh again")
+def addon_file(name: str) -> Path:
+    """A file of the data plane, which stands beside `control` in a checkout and installed; none of it is run."""
+    file = Path(__file__).resolve().parents[2] / "addons" / name
+    if not file.is_file():
+        raise Failed(f"error: {file} is missing; install mitmesh again")
+    return file
 
 
 def _become(command: list[str]) -> None:
+    """Run it in the place of this process; returns only on Windows, with its exit code in Failed."""
     sys.stdout.flush()
     sys.stderr.flush()
     try:
