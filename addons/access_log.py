@@ -5,14 +5,13 @@ import logging
 import random
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
 from addons.engine.carrier import carrier_of
+from addons.engine.wire import value
 from addons.exchange import Attempt, Exchange, exchange_of
 from addons.log_writer import LogWriter
 
@@ -71,49 +70,78 @@ class AccessLog:
         rule = exchange.route.access_log if exchange.route is not None else None
         status = flow.response.status_code if flow.response is not None else None
         if rule is None or rule.wants(status, self._random):
-            self._writer.write(json.dumps(entry(flow, exchange), ensure_ascii=False, separators=(",", ":")))
+            self._writer.write(line(flow, exchange))
 
 
-def entry(flow: http.HTTPFlow, exchange: Exchange) -> dict[str, Any]:
-    """What one line says. `duration_ms` is the whole exchange, `upstream_ms` its attempts without the pauses."""
+def line(flow: http.HTTPFlow, exchange: Exchange) -> str:
+    """The exchange as one line of JSON. `duration_ms` is the whole exchange, `upstream_ms` its tries without the pauses.
+
+    Spelled out instead of json.dumps of a dictionary: this runs for every request and takes a third of the time.
+    """
     request, response, facts = flow.request, flow.response, exchange.facts
+    now = time.perf_counter()
+    sent, received = _sizes(flow, exchange)
+    if facts is not None:
+        host, path = f"{facts.host}:{facts.port}", facts.target
+    else:
+        host, path = f"{request.host}:{request.port}", request.path
     attempts = exchange.attempts
-    bytes_in, bytes_out = exchange.bytes_in, exchange.bytes_out
+    upstream = f"{sum([attempt.ended - attempt.started for attempt in attempts]) * 1000:.3f}"
+    share, snapshot, route = exchange.share, exchange.snapshot, exchange.route
+    agent = value(request.data.headers.fields, b"user-agent")
+    return (
+        f'{{"time":"{_clock.stamp(exchange.wall)}","node":{_text(exchange.node)}'
+        f',"service":{_text(exchange.service)},"source":{_text(exchange.source)}'
+        f',"method":{_text(request.data.method.decode("latin-1"))},"host":{_text(host)},"path":{_text(path)}'
+        f',"protocol":{_text(request.data.http_version.decode("latin-1"))}'
+        f',"status":{"null" if response is None else response.data.status_code}'
+        f',"flags":"{",".join(exchange.flags) or "-"}","bytes_in":{received},"bytes_out":{sent}'
+        f',"duration_ms":{(now - exchange.started) * 1000:.3f},"upstream_ms":{upstream if attempts else "null"}'
+        f',"attempts":[{",".join([_attempt(attempt) for attempt in attempts])}]'
+        f',"route":{"null" if route is None else _text(route.label)}'
+        f',"version":{"null" if share is None or share.version is None else _text(share.version)}'
+        f',"revision":{"null" if snapshot is None else snapshot.revision}'
+        f',"request_id":{_text(exchange.request_id)}'
+        f',"user_agent":{"null" if agent is None else _text(agent.decode("utf-8", "surrogateescape"))}}}'
+    )
+
+
+def _sizes(flow: http.HTTPFlow, exchange: Exchange) -> tuple[int, int]:
+    """Bytes of the bodies: sent to the client, received from it."""
+    sent, received = exchange.bytes_out, exchange.bytes_in
     carrier = carrier_of(flow)
     if carrier is not None:
-        bytes_in = carrier.upload.sent if carrier.upload is not None else bytes_in
-        bytes_out = carrier.sent
-    return {
-        "time": datetime.fromtimestamp(exchange.wall, UTC).isoformat(timespec="milliseconds"),
-        "node": exchange.node,
-        "service": exchange.service,
-        "source": exchange.source,
-        "method": request.method,
-        "host": f"{facts.host}:{facts.port}" if facts else f"{request.host}:{request.port}",
-        "path": facts.target if facts else request.path,
-        "protocol": request.http_version,
-        "status": response.status_code if response is not None else None,
-        "flags": ",".join(exchange.flags) or "-",
-        "bytes_in": bytes_in or len(request.raw_content or b""),
-        "bytes_out": bytes_out or len((response.raw_content if response else None) or b""),
-        "duration_ms": round((time.perf_counter() - exchange.started) * 1000, 3),
-        "upstream_ms": round(sum(attempt.ms for attempt in attempts), 3) if attempts else None,
-        "attempts": [_attempt(attempt) for attempt in attempts],
-        "route": exchange.route.label if exchange.route is not None else None,
-        "version": exchange.share.version if exchange.share is not None else None,
-        "revision": exchange.snapshot.revision if exchange.snapshot is not None else None,
-        "request_id": exchange.request_id,
-        "user_agent": request.headers.get("user-agent"),
-    }
+        sent = carrier.sent
+        received = carrier.upload.sent if carrier.upload is not None else 0
+    response = flow.response
+    if not sent and response is not None:
+        sent = len(response.data.content or b"")
+    return sent, received or len(flow.request.data.content or b"")
 
 
-def _attempt(attempt: Attempt) -> dict[str, Any]:
-    told: dict[str, Any] = {"endpoint": attempt.address, "ms": round(attempt.ms, 3)}
+def _attempt(attempt: Attempt) -> str:
     if attempt.error is not None:
-        told["error"] = attempt.error
-        told["detail"] = attempt.detail
+        told = f'"error":"{attempt.error}","detail":{_text(attempt.detail)}'
     else:
-        told["status"] = attempt.status
-    if attempt.injected:
-        told["injected"] = True
-    return told
+        told = f'"status":{attempt.status or "null"}'
+    injected = ',"injected":true' if attempt.injected else ""
+    return f'{{"endpoint":{_text(attempt.address)},"ms":{attempt.ms:.3f},{told}{injected}}}'
+
+
+class _Clock:
+    """Times of day in RFC 3339 with milliseconds; the second is spelled once."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._spelled = ""
+
+    def stamp(self, wall: float) -> str:
+        second = int(wall)
+        if second != self._second:
+            self._second = second
+            self._spelled = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._spelled}.{int((wall - second) * 1000):03d}+00:00"
+
+
+_clock = _Clock()
+_text = json.encoder.encode_basestring

@@ -21,7 +21,7 @@ from control.policy.snapshot import Snapshot
 
 logger = logging.getLogger("mesh.forwarder")
 
-ATTEMPTS_HEADER = "x-mesh-attempts"
+ATTEMPTS_HEADER = b"x-mesh-attempts"
 BUFFER = 1024 * 1024
 """Bytes; a longer answer, or one of unknown length that is not whole at once, is streamed by the relay."""
 GATHER = 64 * 1024
@@ -89,7 +89,7 @@ class Forwarder:
         if self._relay is not None:
             self._relay.restore(flow, exchange)
         if exchange.attempts:
-            flow.response.headers[ATTEMPTS_HEADER] = str(len(exchange.attempts))
+            set_field(flow.response, ATTEMPTS_HEADER, b"%d" % len(exchange.attempts))
         if "URX" in exchange.flags and exchange.attempts and exchange.attempts[-1].error is None:
             flow.response.headers[FLAG_HEADER] = "URX"
 
@@ -143,6 +143,14 @@ class Forwarder:
             flow.response = make_response(
                 b"HTTP/1.1", answer.status, answer.reason, end_to_end(answer.fields), None, answer.head_at
             )
+
+
+def set_field(message: http.Message, name: bytes, text: bytes) -> None:
+    """Set one header; `name` in lower case. What mitmproxy's own setter does, without its conversions."""
+    headers = message.data.headers
+    if value(headers.fields, name) is not None:
+        headers.fields = tuple([field for field in headers.fields if field[0].lower() != name])
+    headers.fields += ((name, text),)
 
 
 def _framed(method: str, answer: Answer, length: int) -> Fields:

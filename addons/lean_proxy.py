@@ -14,7 +14,6 @@ from mitmproxy import exceptions, hooks, master, options  # noqa: E402
 from mitmproxy.addonmanager import Loader  # noqa: E402
 from mitmproxy.addons import (  # noqa: E402
     core,
-    disable_h2c,
     errorcheck,
     next_layer,
     proxyserver,
@@ -66,7 +65,6 @@ class LeanMaster(master.Master):
             # Standard output is the access log's.
             termlog.TermLog(sys.stderr),
             core.Core(),
-            disable_h2c.DisableH2C(),
             proxyserver.Proxyserver(),
             script.ScriptLoader(),
             next_layer.NextLayer(),

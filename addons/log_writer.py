@@ -1,10 +1,9 @@
 """Writes lines from the event loop to a file without ever waiting for the disk."""
 
-import contextlib
 import logging
 import os
-import queue
 import threading
+from collections import deque
 from pathlib import Path
 from typing import TextIO
 
@@ -12,6 +11,8 @@ logger = logging.getLogger("mesh.access_log")
 
 _MOST_WAITING = 200_000
 _FAREWELL = 5.0
+_GATHER = 0.02
+"""Seconds that lines are gathered before they are written together."""
 
 
 class LogWriter:
@@ -26,7 +27,10 @@ class LogWriter:
         self._path = path
         self._stream = stream
         self._file: TextIO = stream if path is None else _open(path)
-        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._lines: deque[str] = deque()
+        self._waiting = False
+        self._wake = threading.Event()
+        self._closing = threading.Event()
         self._dropped = 0
         self._complained = False
         self._thread = threading.Thread(target=self._run, name="mesh access log", daemon=True)
@@ -34,31 +38,40 @@ class LogWriter:
 
     def write(self, line: str) -> None:
         """Take one line, without its line break."""
-        if self._lines.qsize() < _MOST_WAITING:
-            self._lines.put(line)
-        else:
+        lines = self._lines
+        if len(lines) >= _MOST_WAITING:
             self._dropped += 1
+            return
+        lines.append(line)
+        if not self._waiting:
+            # Waking a thread costs more than a line; one wake-up gathers all that follows it at once.
+            self._waiting = True
+            self._wake.set()
 
     def close(self) -> None:
         """Write all that was taken, then end."""
-        self._lines.put(None)
+        self._closing.set()
+        self._wake.set()
         self._thread.join(_FAREWELL)
         if self._dropped:
             logger.warning(f"access log: {self._dropped} lines dropped, the disk was too slow")
 
     def _run(self) -> None:
-        going = True
-        while going:
-            batch = [self._lines.get()]
-            with contextlib.suppress(queue.Empty):
-                while len(batch) < 10_000:
-                    batch.append(self._lines.get_nowait())
-            going = None not in batch
-            lines = [line for line in batch if line is not None]
-            if lines:
-                self._put("\n".join(lines) + "\n")
+        while not self._closing.is_set():
+            self._wake.wait()
+            self._closing.wait(_GATHER)
+            self._wake.clear()
+            # Lines that arrive from here on wake the thread again.
+            self._waiting = False
+            self._flush()
+        self._flush()
         if self._path is not None:
             self._file.close()
+
+    def _flush(self) -> None:
+        lines = self._lines
+        while count := min(len(lines), 10_000):
+            self._put("\n".join([lines.popleft() for _ in range(count)]) + "\n")
 
     def _put(self, text: str) -> None:
         try:

@@ -7,6 +7,7 @@ one attempt: what has been passed on cannot be sent again.
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable
 
 from mitmproxy import ctx, http
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
@@ -47,12 +48,15 @@ class Passthrough:
         self._forwarder = forwarder
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
 
-    async def requestheaders(self, flow: http.HTTPFlow) -> None:
+    def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        if carrier_of(flow) is not None or flow.response is not None or flow.error is not None:
+            return None
         exchange = exchange_of(flow)
-        if exchange is None or flow.response is not None or flow.error is not None:
-            return
-        if carrier_of(flow) is not None or not needs_own_path(flow.request):
-            return
+        if exchange is None or not needs_own_path(flow.request):
+            return None
+        return self._pass_or_stop(flow, exchange)
+
+    async def _pass_or_stop(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         try:
             await self._pass(flow, exchange)
         except Exception:

@@ -2,19 +2,20 @@
 
 import logging
 import random
-import uuid
 
 from mitmproxy import http
 from mitmproxy.proxy import mode_specs
 
 from addons.answers import own_answer
+from addons.engine.flows import make_id
+from addons.engine.wire import value
 from addons.exchange import Exchange, exchange_of
 from control.policy.facts import RequestFacts
 from control.policy.headers import HeaderEdit
 
 logger = logging.getLogger("mesh.routing")
 
-REQUEST_ID = "x-request-id"
+REQUEST_ID = b"x-request-id"
 # In these modes the client believes it talks to the address it resolved; its Host header names the service.
 _ADDRESS_MODES = (mode_specs.TransparentMode, mode_specs.WireGuardMode, mode_specs.LocalMode)
 
@@ -70,11 +71,13 @@ class Routing:
 
     def _route(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         exchange.routed = True
-        headers = flow.request.headers
-        request_id = headers.get(REQUEST_ID)
+        headers = flow.request.data.headers
+        request_id = value(headers.fields, REQUEST_ID)
         if request_id is None:
-            headers[REQUEST_ID] = request_id = str(uuid.uuid4())
-        exchange.request_id = request_id
+            exchange.request_id = make_id()
+            headers.fields += ((REQUEST_ID, exchange.request_id.encode()),)
+        else:
+            exchange.request_id = request_id.decode("latin-1")
         facts = exchange.facts = facts_of(flow, exchange.source)
         if exchange.inbound:
             return

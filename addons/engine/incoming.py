@@ -62,7 +62,7 @@ class Incoming:
         self.complete = False
         self.keep_alive = False
         self.trailers: Fields | None = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.on_full: Callable[[], None] | None = None
         """Called when more is waiting than HIGH_WATER; without it nobody holds the client back."""
         self.on_room: Callable[[], None] | None = None
@@ -89,7 +89,7 @@ class Incoming:
         if self._waiter is not None:
             self._wake()
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """No more will come."""
         if not self.complete and self.error is None:
             self.error = error

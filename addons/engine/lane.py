@@ -13,7 +13,7 @@ from addons.engine.hooks import HookTable
 from addons.engine.incoming import ClientGone, Incoming
 from addons.engine.request_reader import BadRequest
 from addons.engine.server import ServerConnection
-from addons.engine.wire import LAST_CHUNK, Fields, answer_head, chunk, value
+from addons.engine.wire import LAST_CHUNK, Fields, answer_head, chunk, tokens, value
 
 BUFFER = 64 * 1024
 """Bytes; a request body up to this is gathered before it is sent on, so that it can be sent again."""
@@ -38,8 +38,10 @@ class Lane:
     async def serve(self, client: ServerConnection, incoming: Incoming) -> None:
         """One exchange. `client.tag` is the pair of mitmproxy's Client and the Server that is not connected yet."""
         if incoming.upgrade and incoming.complete and client.take_back is not None:
-            client.give_back(incoming)
-            return
+            # HTTP/2 without TLS by upgrade is declined, as mitmproxy does: the request is answered in HTTP/1.1.
+            if b"h2c" not in tokens(incoming.fields, b"upgrade"):
+                client.give_back(incoming)
+                return
         now = time.time()
         pair: tuple[connection.Client, connection.Server] = client.tag
         try:
