@@ -85,6 +85,13 @@ def test_the_avoided_are_picked_only_when_nothing_else_is_left(
         assert picked not in avoid or len(avoid) == len(among)
 
 
+@pytest.mark.parametrize("weights", [(1, 1, 1), (5, 2, 1)])
+def test_if_all_are_avoided_the_turns_go_on_as_if_none_were(weights: tuple[int, ...]) -> None:
+    among = endpoints(*weights)
+    avoiding, robin = RoundRobin(), RoundRobin()
+    assert [avoiding.pick(among, among) for _ in range(16)] == [robin.pick(among) for _ in range(16)]
+
+
 def test_a_retry_goes_to_every_endpoint_before_it_comes_back() -> None:
     for weights in ((1, 1, 1), (5, 2, 1)):
         among, robin = endpoints(*weights), RoundRobin()

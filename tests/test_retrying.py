@@ -1,5 +1,6 @@
 import gzip
 import json
+import time
 import zlib
 from email.utils import formatdate
 from random import Random
@@ -294,6 +295,14 @@ NOW = 784111777.0  # Sun, 06 Nov 1994 08:49:37 GMT
 )
 def test_retry_after(value: str, seconds: float | None) -> None:
     assert retry_after(((b"Server", b"x"), (b"Retry-After", value.encode())), NOW) == seconds
+
+
+def test_a_date_without_a_zone_is_gmt_wherever_the_proxy_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        assert retry_after(((b"retry-after", b"Sun Nov  6 08:49:47 1994"),), NOW) == 10
+    time.tzset()
 
 
 def test_retry_after_absent_and_as_the_library_writes_dates() -> None:

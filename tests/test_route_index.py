@@ -10,8 +10,8 @@ from control.policy.matching import Condition, compile_match
 from control.policy.model import Policy
 from control.policy.route_index import index_routes
 
-SEGMENTS = st.sampled_from(["a", "b", "ab", "%2F"])
-PATHS = st.lists(SEGMENTS, max_size=4).map(lambda parts: "/" + "/".join(parts))
+SEGMENTS = st.sampled_from(["a", "ab"])
+PATHS = st.lists(SEGMENTS, max_size=3).map(lambda parts: "/" + "/".join(parts))
 PATH_MATCHERS = st.one_of(
     PATHS,
     st.builds(lambda path: {"prefix": path}, PATHS),

@@ -266,6 +266,15 @@ def test_weight_0_is_never_picked(weights: dict[str, float], point: float) -> No
     assert weights[picked.name] > 0
 
 
+def test_rounding_gives_weight_0_no_chance() -> None:
+    weights = {**{f"v{number}": 1 for number in range(10)}, "z": 0}
+    endpoints = {version: ["10.0.0.1:80"] for version in weights}
+    # Ten times 0.1 adds up to a little less than 1, and this is the point beyond it.
+    picked = own({"service": "s", "endpoints": endpoints, "to": weights}).pick_share(Point(1 - 2**-53))
+    assert picked is not None
+    assert picked.name == "v9"
+
+
 # ---- which route
 
 

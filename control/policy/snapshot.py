@@ -162,9 +162,10 @@ def _check(
         if service not in concerned:
             concerned.add(service)
             waiting += reaches.get(service, ())
-    if check(documents, {service: kept[service] for service in concerned if service in kept}):
-        # Once more over all of them, for messages that know every service's name.
-        raise PolicyErrors(check(documents, kept))
+    near = {service: kept[service] for service in concerned if service in kept}
+    # If something is wrong, once more over all of them, for messages that know every service's name.
+    if check(documents, near) and (problems := check(documents, kept)):
+        raise PolicyErrors(problems)
 
 
 def _empty() -> Snapshot:
