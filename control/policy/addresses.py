@@ -1,6 +1,7 @@
 """Hosts and ports as people write them, in their normal form."""
 
 import re
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -32,6 +33,7 @@ def split_host_port(text: str) -> tuple[str, int | None]:
     return host, int(digits)
 
 
+@lru_cache(maxsize=4096)
 def _host_name(host: str) -> str:
     if not _HOST.fullmatch(host) or len(host) > 253:
         raise ValueError("write a host or host:port, such as reviews.example or 10.0.0.1:8080")

@@ -50,8 +50,11 @@ def of_policy(policy: Policy, file: str, data: Any = None, line: int | None = No
     return claims
 
 
-def of_data(data: Mapping[str, Any], file: str, line: int) -> Claims | None:
-    """The claims of a document that has errors, as far as they can be told; None if its service cannot."""
+def of_data(data: Mapping[str, Any], file: str, line: int, *, whole: bool) -> Claims | None:
+    """The claims of a document that may have errors, as far as they can be told; None if its service cannot.
+
+    Of one that is not there as a whole, versions and destinations are not told.
+    """
     if (service := sound(service_name, data.get("service"))) is None:
         return None
     claims = Claims(service, file, data, line)
@@ -59,6 +62,9 @@ def of_data(data: Mapping[str, Any], file: str, line: int) -> Claims | None:
     for index, value in enumerate(hosts if isinstance(hosts, list) else ()):
         if (host := sound(host_claim, value)) is not None:
             claims.hosts.append((host, ("hosts", index)))
+    if not whole:
+        claims.versions = None
+        return claims
     endpoints = data.get("endpoints", {})
     if isinstance(endpoints, list):
         claims.versions = (DEFAULT_VERSION,)

@@ -5,9 +5,10 @@ Schema: the `written` of a part, and the `Written` of a field's type.
 """
 
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 from pydantic import (
@@ -21,6 +22,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
+MOST_ERRORS = 1000
+"""So many of a part are told: memory stays in bounds where everything is wrong."""
 Broken = tuple[tuple[str | int, ...], str]
 """Where a rule is broken, counted from the part that has the rule, and the sentence that says so."""
 
@@ -79,6 +82,7 @@ class Part(BaseModel):
         return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
 
 
+@cache
 def names_of(part: type[Part]) -> dict[str, Any]:
     """The fields of a part by the name that a document uses, its own before those that it shares with other parts."""
     shared = [base for base in part.__bases__ if issubclass(base, Part)]
@@ -87,7 +91,7 @@ def names_of(part: type[Part]) -> dict[str, Any]:
     return {name: field for name, field in every.items() if name not in inherited} | inherited
 
 
-def exactly_one(part: type[Part], given: Mapping[str, Any], names: Iterable[str]) -> Iterator[Broken]:
+def exactly_one(part: type[Part], given: Mapping[str, Any], names: Sequence[str]) -> Iterator[Broken]:
     """The rule that one of the names stands in a part. An unknown name is an error of its own: then it is silent."""
     if given.keys() <= names_of(part).keys() and sum(name in given for name in names) != 1:
         yield (), "give exactly one of " + ", ".join(names)
@@ -119,7 +123,7 @@ def _broken(broken: list[Broken], value: object) -> list[InitErrorDetails]:
 
 
 def _failed(part: type[Part], lines: list[InitErrorDetails]) -> ValidationError:
-    return ValidationError.from_exception_data(part.__name__, lines)
+    return ValidationError.from_exception_data(part.__name__, lines[:MOST_ERRORS])
 
 
 def _explained(part: type[Part], error: Any) -> Iterator[InitErrorDetails]:

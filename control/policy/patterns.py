@@ -17,7 +17,8 @@ def compile_regex(pattern: str) -> Any:
         return re2.compile(pattern, _OPTIONS)
     except re2.error as error:
         reason = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
-        raise ValueError(f"not an RE2 regular expression: {reason}") from None
+        hint = "; RE2 has no lookaround and no backreferences" if "(?" in reason or "escape" in reason else ""
+        raise ValueError(f"not an RE2 regular expression: {reason}{hint}") from None
 
 
 def check_regex(pattern: str) -> str:

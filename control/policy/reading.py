@@ -1,5 +1,6 @@
 """From bytes to policies and back: files and standard input, the stored form, and what `mitmesh get` prints."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -7,10 +8,11 @@ from typing import Any, BinaryIO
 from control.policy import claims, sources
 from control.policy.errors import PolicyErrors, Problem
 from control.policy.model import Policy, Route
-from control.policy.parts import Part, names_of
+from control.policy.parts import MOST_ERRORS, Part, names_of
 from control.policy.places import Path, field_text, shown
 from control.policy.stored import normalize, parse_stored
 from control.policy.validating import validated
+from control.policy.values import service_name
 from control.policy.yaml_nodes import Mapping, Tree
 from control.policy.yaml_text import trees
 from control.policy.yaml_writing import dump
@@ -32,12 +34,12 @@ class Document:
 
 
 class _Reading:
-    """What has been read so far of one or more files: sound documents, problems, and everyone's claims."""
+    """What has been read so far of one or more files: sound documents, problems, and every mapping for what is wrong between them."""
 
     def __init__(self) -> None:
         self.documents: list[Document] = []
         self.problems: list[Problem] = []
-        self.claims: list[claims.Claims] = []
+        self.mappings: list[tuple[Tree, str]] = []
 
     def text(self, text: str, file: str) -> None:
         found, strange = trees(text)
@@ -60,12 +62,8 @@ class _Reading:
             if not tree.problems:
                 problems.append((tree.line, (), f"a document is {Policy.written}, got {shown(root)}"))
         else:
-            claimed = claims.of_data(root, file, tree.line)
-            if claimed is not None:
-                if tree.broken:
-                    claimed.versions, claimed.destinations = None, []  # what they are is not known to its end
-                name = claimed.service
-                self.claims.append(claimed)
+            name = claims.sound(service_name, root.get("service")) or name
+            self.mappings.append((tree, file))
             if not tree.broken:
                 policy, more = validated(root, tree.holes)
                 problems += [(line or tree.line, path, message) for line, path, message in more]
@@ -80,7 +78,10 @@ class _Reading:
         """The documents; PolicyErrors if anything is wrong, with what is wrong between documents too."""
         if not self.problems:
             return self.documents
-        self.problems += claims.conflicts(self.claims, [], complete=False)
+        claimed = (
+            claims.of_data(tree.root, file, tree.line, whole=not tree.broken) for tree, file in self.mappings
+        )
+        self.problems += claims.conflicts([each for each in claimed if each], [], complete=False)
         by_file: dict[str, list[Problem]] = {}
         for problem in self.problems:
             by_file.setdefault(problem.file, []).append(problem)
@@ -121,7 +122,9 @@ def _first_of(problems: list[Problem]) -> list[Problem]:
     """The problems of one file by line, and instead of too many of them how many more there are."""
     ordered = sorted(dict.fromkeys(problems), key=lambda problem: problem.line or 0)
     if len(ordered) > MOST_PROBLEMS:
-        more = f"and {len(ordered) - MOST_PROBLEMS} more problems: mend these first"
+        cut = Counter(problem.document for problem in ordered).most_common(1)[0][1] >= MOST_ERRORS
+        least = "at least " if cut else ""
+        more = f"and {least}{len(ordered) - MOST_PROBLEMS} more problems: mend these first"
         ordered[MOST_PROBLEMS:] = [Problem(ordered[0].file, None, "", "", more)]
     return ordered
 

@@ -1,6 +1,5 @@
 """The bytes of policy files: one file, standard input, or every file below a directory; and their text."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -33,13 +32,13 @@ def contents(source: str, stdin: BinaryIO) -> Iterator[tuple[str, bytes | str]]:
     """Each file's name with its bytes, or with a sentence that says why they cannot be had."""
     if source == "-":
         yield "stdin", stdin.read(LARGEST_FILE + 1)
-    elif not os.path.isdir(source):
+    elif not _is_directory(source):
         yield source, _content(source)
     else:
         found, unreadable = False, list[OSError]()
-        for path in _below(source, unreadable):
+        for path in _below(Path(source), unreadable):
             found = True
-            yield path, _content(path)
+            yield str(path), _content(path)
         for error in unreadable:
             yield str(error.filename), _unreadable(error)
         if not found and not unreadable:
@@ -49,17 +48,30 @@ def contents(source: str, stdin: BinaryIO) -> Iterator[tuple[str, bytes | str]]:
             )
 
 
-def _below(directory: str, unreadable: list[OSError]) -> Iterator[str]:
+def _below(directory: Path, unreadable: list[OSError]) -> Iterator[Path]:
     """The policy files below a directory in the order of their names. What starts with a dot is not looked at."""
-    for parent, directories, files in os.walk(directory, onerror=unreadable.append):
-        directories[:] = sorted(name for name in directories if not name.startswith("."))
-        for name in sorted(files):
-            path = os.path.join(parent, name)
-            if name.endswith(SUFFIXES) and not name.startswith(".") and os.path.isfile(path):
-                yield path
+    try:
+        entries = sorted(directory.iterdir())
+    except OSError as error:
+        unreadable.append(error)
+        return
+    for path in entries:
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from _below(path, unreadable)
+        elif path.suffix in SUFFIXES and path.is_file():
+            yield path
 
 
-def _content(path: str) -> bytes | str:
+def _is_directory(source: str) -> bool:
+    try:
+        return bool(source) and Path(source).is_dir()
+    except (OSError, ValueError):
+        return False  # reading it will say why
+
+
+def _content(path: str | Path) -> bytes | str:
     try:
         with Path(path).open("rb") as file:
             return file.read(LARGEST_FILE + 1)

@@ -6,6 +6,7 @@ what aliases expand to are bounded, so that time and memory stay in proportion t
 the text.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from control.policy.yaml_scalars import plain_value
 MOST_NESTING = 64
 MOST_ALIASED = 100_000
 _TEXT_UNIT = 100  # so many characters count as one value more
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 class _Word:
@@ -120,6 +122,9 @@ class Builder:
             value = None if frame.key is not _WANTED else value
         elif event.tag is None and event.implicit[0]:
             value = plain_value(value)
+        if not event.value.isascii() and _HALF.search(event.value):
+            self._problem(line, r"half a character, as in \ud800: write the whole character")
+            value = None
         if event.anchor is not None:
             self._anchors[event.anchor] = value
         if frame.key is _WANTED:
@@ -128,7 +133,13 @@ class Builder:
                 text = event.value.replace('"', "'") or "..."
                 self._problem(line, f'a key is text: put it in quotes, as "{text}"')
             return
-        if value is None and event.tag is None and len(self._stack) > 1 and frame.key is not _DROPPED:
+        if (
+            value is None
+            and event.tag is None
+            and event.implicit[0]
+            and len(self._stack) > 1
+            and frame.key is not _DROPPED
+        ):
             self._problem(line, "no value: write one, or take the field out")
         self._put(frame, value, line)
 
