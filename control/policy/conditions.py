@@ -46,6 +46,7 @@ Matcher = Annotated[
     BeforeValidator(_as_exact),
     Written("a text or a matcher such as {prefix: ...}", short=_TEXT_SHORT),
 ]
+StringMatch.model_rebuild()  # it names Matcher, which is known from here on
 
 Matchers = Annotated[
     dict[HeaderName, Matcher],

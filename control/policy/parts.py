@@ -19,6 +19,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
@@ -83,7 +84,7 @@ class Part(BaseModel):
 
 
 @cache
-def names_of(part: type[Part]) -> dict[str, Any]:
+def names_of(part: type[Part]) -> dict[str, FieldInfo]:
     """The fields of a part by the name that a document uses, its own before those that it shares with other parts."""
     shared = [base for base in part.__bases__ if issubclass(base, Part)]
     inherited = {name: field for base in shared for name, field in names_of(base).items()}
@@ -113,6 +114,11 @@ def phrase_of(annotation: Any) -> str:
     return {bool: "true or false", str: "text in quotes"}[annotation]
 
 
+def phrase_of_field(field: FieldInfo) -> str:
+    """What to write for a field, as a phrase."""
+    return phrase_of(Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation)
+
+
 def _line(loc: tuple[str | int, ...], text: str, value: object, *, got: bool = False) -> InitErrorDetails:
     kind = PydanticCustomError("policy", "{text}", {"text": text, "got": got})
     return InitErrorDetails(type=kind, loc=loc, input=value)
@@ -136,18 +142,18 @@ def _explained(part: type[Part], error: Any) -> Iterator[InitErrorDetails]:
     elif kind == "extra_forbidden":
         yield _line(loc, _unknown(str(loc[-1]), part), value)
     elif kind == "missing":
-        yield _line(loc, f"missing: write {_phrase_at(part, loc)}", value)
+        yield _line(loc, f"missing: write {phrase_of_field(names_of(part)[str(loc[0])])}", value)
     elif kind == "too_short":
         # Items that failed are not counted: a list that is not empty has its errors named already.
         if not value:
             yield _line(loc, "write at least one", value, got=True)
     else:
-        yield _line(loc, f"write {_phrase_at(part, loc) if loc else part.written}", value, got=True)
-
-
-def _phrase_at(part: type[Part], loc: tuple[str | int, ...]) -> str:
-    field = names_of(part)[str(loc[0])]
-    return phrase_of(Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation)
+        yield _line(
+            loc,
+            f"write {phrase_of_field(names_of(part)[str(loc[0])]) if loc else part.written}",
+            value,
+            got=True,
+        )
 
 
 def _unknown(name: str, part: type[Part]) -> str:
