@@ -14,13 +14,13 @@ def split_host_port(text: str) -> tuple[str, int | None]:
     Raises ValueError when either part cannot be one.
     """
     if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
+        host, closed, rest = text[1:].partition("]")
         digits = rest[1:] if rest else None
         try:
             host = str(IPv6Address(host))
         except AddressValueError:
             host = ""
-        if not host or "%" in host or (rest and not rest.startswith(":")):
+        if not host or not closed or "%" in host or (rest and not rest.startswith(":")):
             raise ValueError("write an IPv6 address as [::1] or [::1]:8080")
     else:
         host, colon, port_text = text.partition(":")

@@ -5,7 +5,6 @@ ValueError with one sentence that says what is accepted. What a formatter writes
 is read back to the very same number.
 """
 
-import math
 import re
 from fractions import Fraction
 
@@ -67,7 +66,6 @@ def format_size(size: int) -> str:
 
 def parse_percent(value: object) -> float:
     """A share in per cent: a number from 0 to 100, fractions allowed."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if math.isfinite(value) and 0 <= value <= 100:
-            return float(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 100:
+        return float(value)
     raise ValueError("write a percentage as a number from 0 to 100")
