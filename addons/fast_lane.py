@@ -92,6 +92,7 @@ class FastLane:
         def take_back(data: bytes) -> None:
             transport.set_protocol(before)
             reader.feed_data(data)
+            read_later(reader)
             over.set_result(False)
 
         protocol = ServerConnection(self._lane(client.proxy_mode).serve, closed, loop.time)
@@ -136,7 +137,28 @@ async def _peek(reader: asyncio.StreamReader) -> bool:
         piece = await reader.read(65536)
         first += piece
         verdict = begins_http1(first) if piece else False
+        if not piece:
+            # mitmproxy 12 crashes on an end that is there before its own reading has begun: it comes a moment later.
+            reader._eof = False  # type: ignore[attr-defined]
+            asyncio.get_running_loop().call_soon(reader.feed_eof)
         if verdict is not None:
             # Not by feed_data: that refuses once the client has ended its side.
             reader._buffer[:0] = first  # type: ignore[attr-defined]
+            if not verdict:
+                read_later(reader)
             return verdict
+
+
+def read_later(reader: asyncio.StreamReader) -> None:
+    """The first read waits for a turn of the event loop, for a reader that has bytes before mitmproxy looks at it.
+
+    From Python 3.12 on mitmproxy starts the task that reads before it has noted it down, and crashes when what
+    that task finds makes it close the connection at once.
+    """
+
+    async def read(n: int = -1) -> bytes:
+        del reader.read
+        await asyncio.sleep(0)
+        return await reader.read(n)
+
+    reader.read = read  # type: ignore[method-assign]

@@ -12,7 +12,7 @@ from addons.engine.destination import Destinations
 from addons.engine.hooks import HookTable
 from addons.engine.lane import Lane
 from addons.engine.server import ServerConnection
-from addons.fast_lane import MODES, SWEEP, begins_http1
+from addons.fast_lane import MODES, SWEEP, begins_http1, read_later
 
 logger = logging.getLogger("mesh.listener")
 
@@ -85,6 +85,7 @@ class Listeners:
         transport.set_protocol(protocol)
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         reader.feed_data(data)
+        read_later(reader)
         task = loop.create_task(instance.handle_stream(reader, writer))
         self._handed.add(task)
         task.add_done_callback(self._ended)

@@ -50,6 +50,7 @@ class PolicyFeed:
         self.node = default_node()
         self._store: Store | None = None
         self._task: asyncio.Task[None] | None = None
+        self._runs = asyncio.Event()
         self._service = ""
         self._inbound: frozenset[int] = frozenset()
         self._started = time.time()
@@ -104,6 +105,7 @@ class PolicyFeed:
         )
         self._task = asyncio.get_running_loop().create_task(self.sync.run(), name="mesh policy feed")
         self._task.add_done_callback(_say_if_dead)
+        self._runs.set()
 
     def done(self) -> None:
         task, self._task = self._task, None
@@ -116,13 +118,16 @@ class PolicyFeed:
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """Pin the snapshot. Right after the start it waits for the first policy instead of refusing."""
         sync = self.sync
-        if sync is None or sync.snapshot is not None or sync.settled.is_set():
+        if sync is not None and (sync.snapshot is not None or sync.settled.is_set()):
             self._pin(flow)
             return None
-        return self._pin_when_settled(flow, sync)
+        return self._pin_when_settled(flow)
 
-    async def _pin_when_settled(self, flow: http.HTTPFlow, sync: PolicySync) -> None:
-        await sync.settled.wait()
+    async def _pin_when_settled(self, flow: http.HTTPFlow) -> None:
+        # mitmproxy accepts connections before it says that it runs.
+        await self._runs.wait()
+        assert self.sync is not None
+        await self.sync.settled.wait()
         self._pin(flow)
 
     def _pin(self, flow: http.HTTPFlow) -> None:
