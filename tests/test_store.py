@@ -182,6 +182,10 @@ async def test_reading_since(store: Store, server: Valkey) -> None:
     assert await store.read_since(1, Hint(3, ("b",))) == Update(3, {"a": "2", "b": None}, full=False)
     # Redis is behind: it was flushed, or an older copy came back.
     assert await store.read_since(4, Hint(5, ("a",))) == Update(3, {"a": "2"}, full=True)
+    # The history has a hole.
+    server.command("XDEL", "{mesh}:history", "2-0")
+    assert await store.read_since(1) == Update(3, {"a": "2"}, full=True)
+    assert await store.read_since(2) == Update(3, {"b": None}, full=False)
     server.command("DEL", "{mesh}:history")
     assert await store.read_since(2, None) == Update(3, {"a": "2"}, full=True)
     server.command("FLUSHALL")
@@ -220,6 +224,14 @@ async def test_many_services(store: Store) -> None:
     assert (await store.read()).documents == documents
     assert await store.read_since(0, Hint(1, tuple(documents))) == Update(1, dict(documents), full=True)
     assert await store.at(0) == {}
+
+
+async def test_large_documents(store: Store) -> None:
+    documents = {f"service-{number}": str(number) * 20_000 for number in range(30)}
+    await put(store, **documents)
+    await put(store, other="1")
+    assert await store.read_since(0) == Update(2, documents | {"other": "1"}, full=True)
+    assert await store.read_since(1) == Update(2, {"other": "1"}, full=False)
 
 
 async def test_meshes_are_apart(store: Store, server: Valkey) -> None:

@@ -165,16 +165,21 @@ async def test_another_protocol_version(redis_url: str) -> None:
     await exercise(redis_url + "?protocol=3")
 
 
+def documented_users() -> dict[str, list[str]]:
+    text = (ROOT / "docs" / "redis.md").read_text()
+    lines = re.findall(r"^    ACL SETUSER (\S+) (.*)$", text, re.MULTILINE)
+    return {user: re.findall(r"\(.*?\)|\S+", rights) for user, rights in lines}
+
+
 @pytest.mark.parametrize("binary", ["valkey_server", "redis_server"])
 async def test_the_documented_rights_suffice(request: pytest.FixtureRequest, binary: str) -> None:
     server: Valkey = request.getfixturevalue(binary)
     server.command("FLUSHALL")
-    text = (ROOT / "docs" / "redis.md").read_text()
-    rules = re.findall(r"^    ACL SETUSER (\S+) (.*)$", text, re.MULTILINE)
-    assert [user for user, _ in rules] == ["proxy", "operator", "careful-proxy"]
-    for user, rights in rules:
-        server.command("ACL", "SETUSER", user, "reset", *re.findall(r"\(.*?\)|\S+", rights))
-    proxy, operator, careful = (Store(server.url.replace("//", f"//{user}:SECRET@")) for user, _ in rules)
+    rules = documented_users()
+    assert list(rules) == ["proxy", "operator", "careful-proxy"]
+    for user, rights in rules.items():
+        server.command("ACL", "SETUSER", user, "reset", *rights)
+    proxy, operator, careful = (Store(server.url.replace("//", f"//{user}:SECRET@")) for user in rules)
     for store in (proxy, careful):
         async with aclosing(store.hints()) as hints:
             await anext(hints)
@@ -188,7 +193,7 @@ async def test_the_documented_rights_suffice(request: pytest.FixtureRequest, bin
             await store.change(lambda stored: {"a": "x"}, author="me", message="")
         await store.close()
     await operator.close()
-    for user, _ in rules:
+    for user in rules:
         server.command("ACL", "DELUSER", user)
 
 
@@ -205,6 +210,12 @@ async def test_cluster_of_one(start_valkey: StartValkey, binary: str) -> None:
         await asyncio.sleep(0.01)
     await exercise(f"redis+cluster://{server.address}")
     await exercise(f"redis://{server.address}")
+    users = documented_users()
+    more = ["+cluster|slots", "+command"]
+    assert f"on a Cluster `{' '.join(more)}`" in (ROOT / "docs" / "redis.md").read_text()
+    more += [right for right in users["operator"] if right.startswith("+")]
+    server.command("ACL", "SETUSER", "both", "reset", *users["proxy"], *more)
+    await exercise(f"redis+cluster://both:SECRET@{server.address}")
 
 
 async def test_cluster_of_two(start_valkey: StartValkey) -> None:
