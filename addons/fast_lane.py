@@ -137,10 +137,6 @@ async def _peek(reader: asyncio.StreamReader) -> bool:
         piece = await reader.read(65536)
         first += piece
         verdict = begins_http1(first) if piece else False
-        if not piece:
-            # mitmproxy 12 crashes on an end that is there before its own reading has begun: it comes a moment later.
-            reader._eof = False  # type: ignore[attr-defined]
-            asyncio.get_running_loop().call_soon(reader.feed_eof)
         if verdict is not None:
             # Not by feed_data: that refuses once the client has ended its side.
             reader._buffer[:0] = first  # type: ignore[attr-defined]

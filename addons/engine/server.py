@@ -235,9 +235,9 @@ class ServerConnection(asyncio.Protocol):
         self._lingering = True
         self.since = self._clock()
         self._release_all()
-        if self.transport.can_write_eof():
+        try:
             self.transport.write_eof()
-        else:
+        except (OSError, NotImplementedError):  # the client has gone already, or TLS, which cannot end one side
             self.transport.close()
 
     def _hold(self) -> None:
