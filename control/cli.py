@@ -31,7 +31,7 @@ from control.commands import (
 from control.commands.failure import Failed
 from control.commands.options import Mesh, Redis, Target
 from control.commands.output import remark
-from control.policy.errors import PolicyErrors, one_line
+from control.policy.errors import PolicyErrors
 
 app = typer.Typer(
     help="A service mesh of mitmproxy addons: policy in Redis, in force within milliseconds.",
@@ -87,13 +87,23 @@ def main(argv: list[str] | None = None) -> int:
         arguments = ["--version"]
     try:
         code = _run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has gone, as in `| head`. What is still buffered goes nowhere, quietly.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader has gone, as in `| head`: quietly.
         code = 1
+        _forget_output()
+    except OSError as error:
+        code = 1
+        _forget_output()
+        remark(f"error: {error}", "red")
     return code
+
+
+def _forget_output() -> None:
+    """What stdout could not take must not fail again when Python flushes it at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str]) -> int:
@@ -103,7 +113,7 @@ def _run(arguments: list[str]) -> int:
         return end.code if isinstance(end.code, int) else 1
     except Failed as failure:
         for line in failure.lines:
-            remark(one_line(line), "red")
+            remark(line, "red")
         return failure.code
     except PolicyErrors as errors:
         for problem in errors.problems:

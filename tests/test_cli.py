@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -169,6 +170,21 @@ def test_closed_pipe_is_quiet(mitmesh: Mitmesh, redis_url: str, tmp_path: Path) 
         assert child.stderr.read() == ""
         assert child.wait(10) == 1
         child.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "said"),
+    [
+        ("version >/dev/full", 1, "error: [Errno 28] No space left on device\n"),
+        ("schema >/dev/full", 1, "error: [Errno 28] No space left on device\n"),
+        ("version >&-", 0, ""),
+        ("validate -f - <&-", 2, "error: -f -: there is no standard input\n"),
+    ],
+)
+def test_no_place_to_write_or_read(redirected: str, code: int, said: str) -> None:
+    command = f"{shlex.join(MITMESH)} {redirected}"
+    ran = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (code, said)
 
 
 def test_ctrl_c_is_quiet(redis_url: str) -> None:

@@ -381,3 +381,14 @@ def test_rollback_to_what_is_no_policy_any_more(mitmesh: Mitmesh, valkey_server:
     assert ran.err.startswith("revision 1: a: ")
     assert "colour" in ran.err
     assert revision(mitmesh) == 2
+
+
+def test_rollback_into_a_conflict(mitmesh: Mitmesh, valkey_server: Valkey) -> None:
+    """What comes back claims a host that a document put there by hand has claimed since."""
+    mitmesh("apply", "-f", "-", stdin=TWO)
+    mitmesh("delete", "reviews")
+    valkey_server.command("HSET", "{mesh}:policy", "thief", '{"hosts":["reviews.example"],"service":"thief"}')
+    ran = mitmesh("rollback", "1")
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert ran.err.startswith("revision 1: reviews: ")
+    assert "thief" in ran.err

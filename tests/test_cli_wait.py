@@ -9,6 +9,7 @@ import pytest
 
 from control.store import Store
 from tests.cli import Mitmesh, Ran, mitmesh_fixture, node  # noqa: F401
+from tests.conftest import Valkey
 
 POLICY = "{service: reviews, retry: 2}"
 LONG = 60.0
@@ -164,3 +165,18 @@ async def test_the_wait_adds_little(mitmesh: Mitmesh, store: Store) -> None:
         assert ran.code == 0
     # A look every 3 ms, and the end of the command; generous, for the machine may be busy.
     assert sorted(delays)[len(delays) // 2] < 0.1
+
+
+async def test_redis_dies_meanwhile(mitmesh: Mitmesh, valkey: Valkey) -> None:
+    """The change is made; only whether it arrived is not known."""
+    store = Store(valkey.url)
+    await store.report(node("one"), LONG)
+    running = start(mitmesh, "--wait", "30s", "--redis", valkey.url)
+    await until_revision(store, 1)
+    await store.close()
+    valkey.kill()
+    ran = await running
+    assert (ran.code, ran.out) == (1, "reviews: created\nrevision 1\n")
+    assert ran.err.startswith(
+        "error: revision 1 is stored; waiting for it failed: cannot reach Redis at redis://"
+    )

@@ -23,6 +23,7 @@ class Outcome:
     verbs: Mapping[str, str]
     warnings: tuple[str, ...]
     waited: "Waited | None" = None
+    wait_failed: str = ""
 
     @property
     def nothing(self) -> bool:
@@ -55,7 +56,7 @@ async def change_in(
     """As `change`, in a store that is open."""
     from control.commands.planning import difference, verb
     from control.commands.waiting import wait_for
-    from control.store import Stored
+    from control.store import Stored, StoreError
 
     made: Plan | None = None
 
@@ -75,8 +76,12 @@ async def change_in(
         revision, changed = done.revision, done.changed
     assert made is not None
     verbs = {service: verb(*changed.get(service, ("", ""))) for service in sorted(made.writes)}
-    waited = None if wait is None or dry_run else await wait_for(store, before, revision, wait)
-    return Outcome(revision, verbs, made.warnings, waited)
+    if wait is None or dry_run:
+        return Outcome(revision, verbs, made.warnings)
+    try:
+        return Outcome(revision, verbs, made.warnings, await wait_for(store, before, revision, wait))
+    except StoreError as error:
+        return Outcome(revision, verbs, made.warnings, wait_failed=str(error))
 
 
 def tell(outcome: Outcome, *, dry_run: bool = False, as_json: bool = False) -> None:
@@ -94,6 +99,10 @@ def tell(outcome: Outcome, *, dry_run: bool = False, as_json: bool = False) -> N
             say(f"dry run, nothing written, revision {outcome.revision}")
         else:
             say(f"revision {outcome.revision}")
+    if outcome.wait_failed:
+        raise Failed(
+            f"error: revision {outcome.revision} is stored; waiting for it failed: {outcome.wait_failed}"
+        )
     if outcome.waited is not None:
         _tell_waited(outcome.waited, outcome.revision, as_json)
 

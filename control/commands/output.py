@@ -24,17 +24,19 @@ def coloured(text: str, colour: str, stream: TextIO) -> str:
 
 
 def say(text: str, colour: str | None = None) -> None:
-    """One line of the result."""
+    """One line of the result. Stored text in it can neither break the line nor steer the terminal."""
+    text = one_line(text)
     print(coloured(text, colour, sys.stdout) if colour else text, flush=True)
 
 
 def remark(text: str, colour: str | None = None) -> None:
     """One line for the person, beside the result."""
+    text = one_line(text)
     print(coloured(text, colour, sys.stderr) if colour else text, file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
-    remark(f"warning: {one_line(text)}", "yellow")
+    remark(f"warning: {text}", "yellow")
 
 
 def say_json(data: Any, indent: int | None = 2) -> None:
@@ -43,7 +45,6 @@ def say_json(data: Any, indent: int | None = 2) -> None:
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Rows under headings; the last column takes what room is left. Piped: columns aligned by spaces."""
-    # Stored text is written by others: it must neither break a line nor steer the terminal.
     rows = [[one_line(cell) for cell in row] for row in rows]
     if on_terminal(sys.stdout):
         _terminal_table(headings, rows)

@@ -1,17 +1,22 @@
 """The policy files that a command line names."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import TYPE_CHECKING
+
+from control.commands.failure import usage
 
 if TYPE_CHECKING:
     from control.policy.reading import Document
 
 
-def read_files(sources: Iterable[str]) -> "list[Document]":
+def read_files(sources: Collection[str]) -> "list[Document]":
     """Every document of every FILE, `-` and DIR. Raises PolicyErrors with the problems of them all."""
     from control.policy.errors import PolicyErrors, Problem
     from control.policy.reading import read_source
+
+    if "-" in sources and sys.stdin is None:
+        raise usage("-f -: there is no standard input")
 
     documents: list[Document] = []
     problems: list[Problem] = []

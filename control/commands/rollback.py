@@ -49,14 +49,14 @@ def plan_back(stored: Mapping[str, str], then: Mapping[str, str], revision: int)
     from control.policy.errors import PolicyErrors, Problem
     from control.policy.reading import Document, parse_stored
 
-    file = f"revision {revision}"
+    file, no_line = f"revision {revision}", 0
     wanted: list[Document] = []
     problems: list[Problem] = []
     for service, text in sorted(then.items()):
         if stored.get(service) == text:
             continue
         try:
-            wanted.append(Document(parse_stored(service, text), file, 0))
+            wanted.append(Document(parse_stored(service, text), file, no_line))
         except PolicyErrors as errors:
             problems += (dataclasses.replace(problem, file=file) for problem in errors.problems)
     try:
@@ -64,8 +64,7 @@ def plan_back(stored: Mapping[str, str], then: Mapping[str, str], revision: int)
     except PolicyErrors as errors:
         problems += errors.problems
     if problems:
-        # A document of the history has no line.
-        raise PolicyErrors(dataclasses.replace(p, line=None) if p.file == file else p for p in problems)
+        raise PolicyErrors(problems)
     # As it was to the letter, even where today's normal form of it differs.
     writes = {service: then.get(service) for service in made.writes}
     return dataclasses.replace(made, writes=writes)

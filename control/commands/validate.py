@@ -1,14 +1,12 @@
 """mitmesh validate: policy files alone, without Redis."""
 
-import typer
-
 from control.commands.failure import Failed
 from control.commands.options import Files, Json
 from control.commands.output import counted, say, say_json
 from control.commands.reading import read_files
 
 
-def validate(context: typer.Context, file: Files, as_json: Json = False) -> None:
+def validate(file: Files, as_json: Json = False) -> None:
     """Check policy files, without Redis.
 
     Every problem is reported, a line each, as `mitmesh apply` would.

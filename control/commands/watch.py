@@ -7,7 +7,6 @@ import typer
 from control.commands.history import entry_data
 from control.commands.options import Json, Mesh, Redis, target_of
 from control.commands.output import local_time, say, say_json
-from control.policy.errors import one_line
 
 if TYPE_CHECKING:
     from control.store import Entry, Store
@@ -35,4 +34,4 @@ def watch(context: typer.Context, as_json: Json = False, redis: Redis = None, me
 def _line(entry: "Entry") -> str:
     services = ", ".join(sorted(entry.changes))
     line = f"{entry.revision}  {local_time(entry.time)}  {entry.author}  {services}"
-    return one_line(f"{line}  {entry.message}" if entry.message else line)
+    return f"{line}  {entry.message}" if entry.message else line
