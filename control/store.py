@@ -221,4 +221,6 @@ class Store(Operations):
         if "equal or smaller" in str(error):
             remedy = f"set {self._revision} to the id of the last entry there, or delete {self._history}"
             return StoreError(f"{where}: {self._history} is ahead of {self._revision}; {remedy}")
-        return StoreError(describe(error, self.url_shown, self.mesh))
+        return StoreError(
+            describe(error, self.url_shown, self.mesh, answered=isinstance(error, ResponseError))
+        )

@@ -118,13 +118,14 @@ _ANSWERS = (
     ),
     (r"Cluster mode is not enabled", "it is no cluster", "write redis:// in place of redis+cluster://"),
     (r"^\d+ \S+:\d+\b", "it is part of a cluster", "write redis+cluster:// in place of redis://"),
+    (r"WRONGTYPE", "one of the keys {keys} is of another type than mitmesh writes", "delete it"),
     (r"BUSY", "a script of someone else keeps it busy", "wait, or end that with SCRIPT KILL"),
     (r"DB index|invalid DB", "it has no database of this number", "correct the number at the end of the URL"),
 )
 
 
-def describe(error: BaseException, shown: str, mesh: str) -> str:
-    """One line on why the Redis at the URL `shown` cannot be used."""
+def describe(error: BaseException, shown: str, mesh: str, answered: bool = False) -> str:
+    """One line on why the Redis at the URL `shown` cannot be used; answered: it is Redis itself that says so."""
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
@@ -135,6 +136,8 @@ def describe(error: BaseException, shown: str, mesh: str) -> str:
         if found := re.search(pattern, text):
             said = what.format(*found.groups(), changes=f"{{{mesh}}}:changes", keys=f"{{{mesh}}}:*")
             return f"cannot use Redis at {shown}: {said}; {remedy}"
+    if answered:
+        return f"cannot use Redis at {shown}: {_reason(chain, text)}; docs/redis.md says what it needs"
     return f"cannot reach Redis at {shown}: {_reason(chain, text)}; {_REACH}"
 
 

@@ -229,6 +229,7 @@ SPOILED = [
     (["SET", "{mesh}:policy", "x"], "change", "{mesh}:policy is a string, not a hash"),
     (["SET", "{mesh}:history", "x"], "change", "{mesh}:history is a string, not a stream"),
     (["SET", "{mesh}:history", "x"], "history", "{mesh}:history is a string, not a stream"),
+    (["SET", "{mesh}:node:n", "x"], "report", "one of the keys {mesh}:* is of another type"),
     (
         ["XADD", "{mesh}:history", "9-0", "a", "b"],
         "change",
@@ -335,6 +336,14 @@ async def test_a_server_that_is_loading(start_valkey: StartValkey) -> None:
 async def test_too_few_replicas(start_valkey: StartValkey) -> None:
     server = start_valkey(options={"min-replicas-to-write": "1"})
     assert ": too few of its replicas are there" in await failure(server.url, CHANGE)
+
+
+async def test_a_server_without_scripts(start_valkey: StartValkey) -> None:
+    server = start_valkey(options={"rename-command": 'EVALSHA ""'})
+    said = await failure(server.url)
+    assert said.startswith(f"cannot use Redis at {server.url}: ")
+    assert "unknown command" in said
+    assert said.endswith("; docs/redis.md says what it needs")
 
 
 def test_whatever_else_happens_is_one_line() -> None:
