@@ -112,11 +112,9 @@ class _Demo:
                 await self._start_server(processes)
                 await self._start_proxy(processes, redis_url)
                 if not self.as_json:
-                    output.say(
-                        f"policy  {store.url_shown}\n"
-                        f"server  http://127.0.0.1:{self.server_port}, fails nine requests of ten\n"
-                        f"proxy   http://127.0.0.1:{self.proxy_port}"
-                    )
+                    output.say(f"policy  {store.url_shown}")
+                    output.say(f"server  http://127.0.0.1:{self.server_port}, fails nine requests of ten")
+                    output.say(f"proxy   http://127.0.0.1:{self.proxy_port}")
                 course = Course(store, self.proxy_port, self.server_port)
                 await course.ready()
                 stages = await self._stages(course, processes)
@@ -184,7 +182,9 @@ class _Demo:
         ]
         output.table(("tries", "succeeded", "expected", "3 sigma", "within", "policy seen after"), rows)
         output.say(
-            f"{self.requests} requests a row over {CONNECTIONS} connections; expected is 1 - 0.9^tries. Nothing was restarted.\n"
+            f"{self.requests} requests a row over {CONNECTIONS} connections; expected is 1 - 0.9^tries. Nothing was restarted."
+        )
+        output.say(
             "policy seen after: from sending the change to Redis until an answer under it had arrived."
         )
         if not all(stage.within for stage in stages):
