@@ -201,7 +201,7 @@ class Attempts:
         return None
 
     def _origin(self, flow: http.HTTPFlow, attempt: Attempt) -> Origin:
-        tls = flow.request.scheme == "https"
+        tls = flow.request.data.scheme == b"https"
         key = (attempt.host, attempt.port, tls, flow.request.pretty_host if tls else "")
         origin = self._origins.get(key)
         if origin is None:

@@ -93,6 +93,11 @@ class Forwarder:
         if "URX" in exchange.flags and exchange.attempts and exchange.attempts[-1].error is None:
             flow.response.headers[FLAG_HEADER] = "URX"
 
+    def error(self, flow: http.HTTPFlow) -> None:
+        carrier, exchange = carrier_of(flow), exchange_of(flow)
+        if carrier is not None and exchange is not None and isinstance(carrier.error, UpstreamError):
+            exchange.flag("UT" if carrier.error.kind == "timeout" else "UC")
+
     async def _deliver(
         self, flow: http.HTTPFlow, exchange: Exchange, answer: Answer, deadline: Deadline
     ) -> bool:

@@ -5,7 +5,7 @@ from mitmproxy import http
 from addons.engine.carrier import Upload
 from addons.engine.wire import Fields, end_to_end, request_head
 
-_FRAMING = (b"content-length", b"transfer-encoding", b"expect")
+_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"expect"))
 _WITH_BODY = (b"POST", b"PUT", b"PATCH")
 
 
@@ -16,10 +16,10 @@ def head_of(request: http.Request, upload: Upload | None = None) -> bytes:
     that came over HTTP/2 gets the Host and the single Cookie header that HTTP/1.1 wants.
     """
     data = request.data
-    fields = tuple([field for field in end_to_end(data.headers.fields) if field[0].lower() not in _FRAMING])
+    fields = end_to_end(data.headers.fields, drop=_FRAMING)
     if not data.http_version.startswith(b"HTTP/1"):
         fields = _as_http1(request, fields)
-    body = request.raw_content or b""
+    body = data.content or b""
     if upload is not None:
         if upload.chunked:
             fields += ((b"transfer-encoding", b"chunked"),)

@@ -71,12 +71,14 @@ class Carrier:
     answer: set by whoever forwards, when the answer's body is to be streamed behind `flow.response`'s head.
     """
 
-    __slots__ = ("answer", "incoming", "on_end", "pump", "sent", "upload")
+    __slots__ = ("answer", "error", "incoming", "on_end", "pump", "sent", "upload")
 
     def __init__(self, incoming: Incoming) -> None:
         self.incoming = incoming
         self.upload: Upload | None = None
         self.answer: Answer | None = None
+        self.error: Exception | None = None
+        """What broke the answer off, set before the flow's `error` hook."""
         self.sent = 0
         """Bytes of a streamed answer's body that went to the client."""
         self.pump: asyncio.Task[None] | None = None

@@ -76,6 +76,7 @@ class Lane:
                 client.transport.abort()
         except Exception as error:
             # The answer broke off, or cannot be written: what was sent of it must not look whole.
+            carrier.error = error
             flow.error = mitmproxy_flow.Error(str(error), time.time())
             await self._event("error", flow)
             client.transport.abort()

@@ -237,7 +237,10 @@ class ServerConnection(asyncio.Protocol):
         self._release_all()
         try:
             self.transport.write_eof()
-        except (OSError, NotImplementedError):  # the client has gone already, or TLS, which cannot end one side
+        except (
+            OSError,
+            NotImplementedError,
+        ):  # the client has gone already, or TLS, which cannot end one side
             self.transport.close()
 
     def _hold(self) -> None:

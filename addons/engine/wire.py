@@ -1,6 +1,7 @@
 """HTTP/1.1 as bytes: heads, chunks, and which fields belong to one connection alone."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
@@ -10,6 +11,8 @@ LAST_CHUNK = b"0\r\n\r\n"
 HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 )
+
+_PLAIN = frozenset((b"keep-alive", b"close", b"upgrade", b"te", b"keep-alive, upgrade"))
 
 
 def request_head(method: bytes, target: bytes, fields: Fields) -> bytes:
@@ -66,7 +69,32 @@ def tokens(fields: Fields, name: bytes) -> frozenset[bytes]:
     )
 
 
-def end_to_end(fields: Fields, keep: Iterable[bytes] = ()) -> Fields:
-    """The fields without those of one connection alone (RFC 9110 section 7.6.1), `keep` (lower-case names) excepted."""
-    dropped = (HOP_BY_HOP | tokens(fields, b"connection")).difference(keep)
-    return tuple([pair for pair in fields if pair[0].lower() not in dropped])
+@lru_cache
+def _unwanted(drop: frozenset[bytes]) -> tuple[frozenset[bytes], frozenset[int]]:
+    names = HOP_BY_HOP | drop
+    return names, frozenset(map(len, names))
+
+
+def end_to_end(fields: Fields, keep: Iterable[bytes] = (), drop: frozenset[bytes] = frozenset()) -> Fields:
+    """The fields without those of one connection alone (RFC 9110 section 7.6.1), `keep` excepted, and without `drop`.
+
+    All names in lower case. The very same tuple where nothing is to go, which is the common case for requests.
+    """
+    unwanted, lengths = _unwanted(drop)
+    kept = []
+    for field in fields:
+        name = field[0]
+        # Comparing lengths first spares most names the way to lower case.
+        if len(name) in lengths and (lower := name.lower()) in unwanted and lower not in keep:
+            if lower == b"connection" and field[1].lower() not in _PLAIN:
+                also = frozenset(tokens(fields, b"connection"))
+                return tuple(
+                    [
+                        pair
+                        for pair in fields
+                        if (low := pair[0].lower()) in keep or low not in unwanted | also
+                    ]
+                )
+        else:
+            kept.append(field)
+    return fields if len(kept) == len(fields) else tuple(kept)
