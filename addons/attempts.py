@@ -219,8 +219,13 @@ class Attempts:
         answer: FixedAnswer | None,
         deadline: Deadline,
     ) -> None:
-        if deadline.expired:
-            text = f"the timeout ran out after {len(exchange.attempts)} of the tries"
+        if deadline.abandoned:
+            # 499 is nginx's word for it, seen in the access log alone.
+            own_answer(flow, exchange, 499, "DC", "the client has left")
+        elif deadline.expired:
+            limit = exchange.route.timeout if exchange.route is not None else None
+            tries = len(exchange.attempts)
+            text = f"the timeout of {limit or 0:g} s ran out after {tries} {'try' if tries == 1 else 'tries'}"
             own_answer(flow, exchange, 504, "UT", text)
         elif answer is not None:
             flow.response = http.Response.make(answer.status, answer.body, answer.fields)

@@ -12,7 +12,7 @@ class Deadline:
     Without `start` nothing ever runs out, and waiting costs no more than without a deadline.
     """
 
-    __slots__ = ("_handle", "_loop", "_pause", "call", "expired")
+    __slots__ = ("_handle", "_loop", "_pause", "abandoned", "call", "expired")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -21,6 +21,8 @@ class Deadline:
         self.call: Call | None = None
         """What carries the exchange now; cut when the time runs out, its body's stream included."""
         self.expired = False
+        self.abandoned = False
+        """Nobody waits for the answer any more; it counts as expired, too."""
 
     def start(self, seconds: float) -> None:
         """Count from now; a time that is over already expires at once."""
@@ -48,6 +50,11 @@ class Deadline:
             self._pause = None
             if handle is not None:
                 handle.cancel()
+
+    def abandon(self) -> None:
+        """The client has left: end at once what is under way."""
+        self.abandoned = True
+        self._expire()
 
     def _expire(self) -> None:
         self.expired = True

@@ -7,6 +7,7 @@ from mitmproxy import ctx, http
 
 from addons.answers import FLAG_HEADER, own_answer
 from addons.attempts import Attempts
+from addons.client_watch import ClientWatch
 from addons.deadline import Deadline
 from addons.engine.answer import Answer
 from addons.engine.carrier import Carrier, carrier_of
@@ -64,6 +65,8 @@ class Forwarder:
         if exchange.streamed:
             return
         deadline = Deadline(asyncio.get_running_loop())
+        # The fast lane tells by itself.
+        watch = ClientWatch(flow, deadline) if carrier_of(flow) is None else None
         streaming = False
         try:
             answer = await self.attempts.run(flow, exchange, deadline)
@@ -79,6 +82,8 @@ class Forwarder:
                 flow, exchange, 500, "IE", "the mesh failed to forward this request; see the proxy's log"
             )
         finally:
+            if watch is not None:
+                watch.stop()
             if not streaming:
                 deadline.stop()
 
