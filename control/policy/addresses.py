@@ -13,6 +13,8 @@ def split_host_port(text: str) -> tuple[str, int | None]:
 
     Raises ValueError when either part cannot be one.
     """
+    if "/" in text:
+        raise ValueError("write a host or host:port alone, without http:// and without a path")
     if text.startswith("["):
         host, closed, rest = text[1:].partition("]")
         digits = rest[1:] if rest else None

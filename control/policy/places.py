@@ -29,16 +29,18 @@ def find(root: Any, loc: Path) -> Place:
     Steps that only the long form has are left out: in `retry: 999` the attempts
     are at `retry`, and the address of `endpoints: [a]` is at `endpoints[0]`.
     """
-    node, path, line = root, list[str | int](), getattr(root, "line", None)
+    node, path, line, key = root, list[str | int](), getattr(root, "line", None), None
     for number, step in enumerate(loc):
         if _has(node, step):
             line = node.lines[step] if hasattr(node, "lines") else None
-            node = node[step]
+            node, key = node[step], step
             path.append(step)
-        elif step == "[key]" and path:
-            node = path[-1]
-        elif isinstance(node, dict) and isinstance(step, str) and number == len(loc) - 1:
-            path.append(step)  # what should be there and is not
+        elif step == "[key]" and key is not None:
+            node = key  # the name is what is wrong, not the value under it
+        else:
+            key = None
+            if isinstance(node, dict) and isinstance(step, str) and number == len(loc) - 1:
+                path.append(step)  # what should be there and is not
     return Place(tuple(path), line, node)
 
 

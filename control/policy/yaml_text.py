@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import yaml
@@ -59,7 +59,7 @@ def _documents_after(text: str, broken: Tree) -> Iterator[Tree]:
     error_line = broken.problems[-1][0]
     starts = [found.start() for found in _DOCUMENT.finditer(text)]
     line, last = 1, 0
-    for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+    for start, end in pairwise([*starts, len(text)]):
         line += text.count("\n", last, start)
         last = start
         if line >= error_line and line > broken.line:
@@ -96,14 +96,12 @@ def _in_words(error: yaml.MarkedYAMLError, text: str, first_line: int) -> str:
     """What PyYAML found, and what most often puts it right. Its own words differ between its two parsers."""
     context, problem = error.context or "", (error.problem or "").lower()
     opened = "" if error.context_mark is None else f" of line {error.context_mark.line + first_line}"
-    if "cannot start any token" in problem:
-        mark = error.problem_mark
-        char = text[mark.index : mark.index + 1] if mark else ""
-        said = (
-            "a tab cannot indent: use spaces"
-            if char == "\t"
-            else f"text cannot start with {char}: put it in quotes"
-        )
+    mark = error.problem_mark
+    char = text[mark.index : mark.index + 1] if mark else ""
+    if "tab character" in problem or ("cannot start any token" in problem and char == "\t"):
+        said = "a tab cannot indent: use spaces"
+    elif "cannot start any token" in problem:
+        said = f"text cannot start with {char}: put it in quotes"
     elif "quoted scalar" in context and "end of stream" in problem:
         said = f"the quote{opened} is not closed: close it"
     elif "escape" in problem:

@@ -18,6 +18,7 @@ from control.policy.yaml_scalars import plain_value
 
 MOST_NESTING = 64
 MOST_ALIASED = 100_000
+_TOO_DEEP = f"nested deeper than {MOST_NESTING} levels: a policy needs a few"
 _TEXT_UNIT = 100  # so many characters count as one value more
 _HALF = re.compile("[\ud800-\udfff]")
 
@@ -188,7 +189,7 @@ class Builder:
         if event.tag not in (None, "!", tag):
             self._tagged(event, node.line)
         if len(self._stack) > MOST_NESTING:
-            raise UnusableError(node.line, f"nested deeper than {MOST_NESTING} levels: a policy needs a few")
+            raise UnusableError(node.line, _TOO_DEEP)
         if event.anchor is not None:
             self._anchors[event.anchor] = self  # not whole yet: an alias of it in itself is refused
         self._stack.append(_Frame(node, event.anchor))
@@ -219,14 +220,12 @@ class Builder:
             what = "is not defined" if value is Builder else "stands inside what it names"
             self._problem(line, f"the alias *{name} {what}: put it in quotes if it is text")
             value = None
-        elif isinstance(value, Mapping | Items):
-            self._aliased += value.size
-            if self._aliased > MOST_ALIASED:
-                raise UnusableError(
-                    line, f"aliases stand for more than {MOST_ALIASED} values: write out what is meant"
-                )
-            if len(self._stack) + value.height > MOST_NESTING:
-                raise UnusableError(line, f"nested deeper than {MOST_NESTING} levels: a policy needs a few")
+        self._aliased += _weight(value)
+        if self._aliased > MOST_ALIASED:
+            what = f"aliases stand for more than {MOST_ALIASED} values: write out what is meant"
+            raise UnusableError(line, what)
+        if isinstance(value, Mapping | Items) and len(self._stack) + value.height > MOST_NESTING:
+            raise UnusableError(line, _TOO_DEEP)
         if frame.key is _WANTED and isinstance(value, str):
             self._key(frame, value, line, merge=False)
         else:
