@@ -148,6 +148,7 @@ def test_start_up_imports_nothing_slow(arguments: list[str]) -> None:
 def process(*arguments: str, redis: str, **options: object) -> "subprocess.Popen[str]":
     """The command as a process of its own."""
     environment = {**os.environ, "MITMESH_REDIS": redis}
+    environment.pop("PYTHONUNBUFFERED", None)
     return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
         [*MITMESH, *arguments],
         cwd=ROOT,

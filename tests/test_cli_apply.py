@@ -392,3 +392,13 @@ def test_rollback_into_a_conflict(mitmesh: Mitmesh, valkey_server: Valkey) -> No
     assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
     assert ran.err.startswith("revision 1: reviews: ")
     assert "thief" in ran.err
+
+
+def test_rollback_is_to_the_letter(mitmesh: Mitmesh, valkey_server: Valkey) -> None:
+    """Also where the text of then is not as this release would write it."""
+    text = '{"service": "a", "retry": {"attempts": 2}}'
+    mitmesh("apply", "-f", "-", stdin="{service: a, retry: 3}")
+    valkey_server.command("HSET", "{mesh}:policy", "a", text)
+    mitmesh("apply", "-f", "-", stdin="{service: a, retry: 4}")
+    assert mitmesh("rollback", "1").code == 0
+    assert text.encode() in valkey_server.command("HGET", "{mesh}:policy", "a")
