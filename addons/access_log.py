@@ -17,6 +17,8 @@ from addons.log_writer import LogWriter
 
 logger = logging.getLogger("mesh.access_log")
 
+_MOST_KNOWN = 4096
+
 
 class AccessLog:
     """Option mesh_access_log: `-` (standard output), a path, or empty for none."""
@@ -87,23 +89,52 @@ def line(flow: http.HTTPFlow, exchange: Exchange) -> str:
         host, path = f"{request.host}:{request.port}", request.path
     attempts = exchange.attempts
     upstream = f"{sum([attempt.ended - attempt.started for attempt in attempts]) * 1000:.3f}"
-    share, snapshot, route = exchange.share, exchange.snapshot, exchange.route
     agent = value(request.data.headers.fields, b"user-agent")
+    who, where = _fixed(exchange)
     return (
-        f'{{"time":"{_clock.stamp(exchange.wall)}","node":{_text(exchange.node)}'
-        f',"service":{_text(exchange.service)},"source":{_text(exchange.source)}'
+        f'{{"time":"{_clock.stamp(exchange.wall)}"{who}'
         f',"method":{_text(request.data.method.decode("latin-1"))},"host":{_text(host)},"path":{_text(path)}'
         f',"protocol":{_text(request.data.http_version.decode("latin-1"))}'
         f',"status":{"null" if response is None else response.data.status_code}'
         f',"flags":"{",".join(exchange.flags) or "-"}","bytes_in":{received},"bytes_out":{sent}'
         f',"duration_ms":{(now - exchange.started) * 1000:.3f},"upstream_ms":{upstream if attempts else "null"}'
-        f',"attempts":[{",".join([_attempt(attempt) for attempt in attempts])}]'
-        f',"route":{"null" if route is None else _text(route.label)}'
-        f',"version":{"null" if share is None or share.version is None else _text(share.version)}'
-        f',"revision":{"null" if snapshot is None else snapshot.revision}'
+        f',"attempts":[{",".join([_attempt(attempt) for attempt in attempts])}]{where}'
         f',"request_id":{_text(exchange.request_id)}'
         f',"user_agent":{"null" if agent is None else _text(agent.decode("utf-8", "surrogateescape"))}}}'
     )
+
+
+_known: dict[tuple[int, int], tuple[object, object, object, tuple[str, str, str], tuple[str, str]]] = {}
+
+
+def _fixed(exchange: Exchange) -> tuple[str, str]:
+    """The parts of a line that all exchanges of a route, version and revision share, spelled once for them.
+
+    Known by identity, and the objects are kept with the spelling: an id can only be reused once they are gone.
+    """
+    route, share, snapshot = exchange.route, exchange.share, exchange.snapshot
+    whose = (exchange.node, exchange.service, exchange.source)
+    key = (id(route), id(share))
+    known = _known.get(key)
+    if (
+        known is not None
+        and known[0] is route
+        and known[1] is share
+        and known[2] is snapshot
+        and known[3] == whose
+    ):
+        return known[4]
+    node, service, source = map(_text, whose)
+    spelled = (
+        f',"node":{node},"service":{service},"source":{source}',
+        f',"route":{"null" if route is None else _text(route.label)}'
+        f',"version":{"null" if share is None or share.version is None else _text(share.version)}'
+        f',"revision":{"null" if snapshot is None else snapshot.revision}',
+    )
+    if len(_known) >= _MOST_KNOWN:
+        _known.clear()
+    _known[key] = (route, share, snapshot, whose, spelled)
+    return spelled
 
 
 def _sizes(flow: http.HTTPFlow, exchange: Exchange) -> tuple[int, int]:

@@ -1,9 +1,10 @@
 """A flow's request as the head that goes upstream over HTTP/1.1."""
 
 from mitmproxy import http
+from mitmproxy.net.http.url import hostport
 
 from addons.engine.carrier import Upload
-from addons.engine.wire import Fields, end_to_end, request_head
+from addons.engine.wire import Fields, end_to_end, request_head, value
 
 _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"expect"))
 _WITH_BODY = (b"POST", b"PUT", b"PATCH")
@@ -19,6 +20,10 @@ def head_of(request: http.Request, upload: Upload | None = None) -> bytes:
     fields = end_to_end(data.headers.fields, drop=_FRAMING)
     if not data.http_version.startswith(b"HTTP/1"):
         fields = _as_http1(request, fields)
+    elif value(fields, b"host") is None:
+        # HTTP/1.0 has none of its own; the URL it asked for names the host.
+        host = f"[{request.host}]" if ":" in request.host else request.host
+        fields = ((b"host", hostport(request.scheme, host, request.port).encode()), *fields)
     body = data.content or b""
     if upload is not None:
         if upload.chunked:
@@ -31,7 +36,7 @@ def head_of(request: http.Request, upload: Upload | None = None) -> bytes:
 
 
 def _as_http1(request: http.Request, fields: Fields) -> Fields:
-    cookies = [value for name, value in fields if name.lower() == b"cookie"]
+    cookies = [text for name, text in fields if name.lower() == b"cookie"]
     kept = tuple([field for field in fields if field[0].lower() not in (b"cookie", b"host")])
     host = (request.host_header or request.authority).encode()
     fields = ((b"host", host), *kept)

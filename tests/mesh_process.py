@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import pytest
 
@@ -282,7 +282,7 @@ class Client:
             "GET", url, headers={name.replace("_", "-"): value for name, value in headers.items()}
         )
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -322,7 +322,7 @@ class World:
         self.proxy = Proxy(folder / "proxy", self.valkey.url, **proxy)
         self._numbers = itertools.count(1)
 
-    def __enter__(self) -> "World":
+    def __enter__(self) -> Self:
         self.valkey.start()
         try:
             self.proxy.start()
