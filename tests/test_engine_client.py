@@ -624,6 +624,72 @@ async def test_closing_the_client_ends_everything():
             await server.all_closed()
 
 
+# Silence
+
+
+@on_asyncio
+async def test_a_silent_call_ends():
+    async with peer(silent) as upstream, client() as made:
+        call = made.send(upstream.origin, GET, method=b"GET", idle_timeout=300.0)
+        while call.connection is None:
+            await asyncio.sleep(0)
+        for seconds in (2, 298):
+            leap(seconds)
+            await settled()
+            assert not call.done
+        leap(3)
+        with pytest.raises(UpstreamError) as caught:
+            await call
+        assert (caught.value.kind, caught.value.detail) == ("timeout", "silent for 300 s")
+        assert made.stats() == {}
+        await upstream.all_closed()
+
+
+@on_asyncio
+async def test_a_call_that_is_not_silent_goes_on_as_long_as_it_likes():
+    go = asyncio.Semaphore(0)
+
+    async def handler(reader, writer):
+        await head_of(reader)
+        writer.write(OK + b"Content-Length: 5\r\n\r\n")
+        for byte in b"hello":
+            await go.acquire()
+            writer.write(bytes([byte]))
+
+    async with peer(handler) as upstream, client() as made:
+        call = made.send(upstream.origin, GET, method=b"GET", idle_timeout=10.0)
+        answer = await call
+        for byte in b"hello":
+            leap(8)
+            await settled()
+            go.release()
+            assert await answer.read() == bytes([byte])
+        assert await answer.read() == b""
+        assert made.stats()[upstream.origin] == PoolStats(1, 1, 0)
+
+
+@on_asyncio
+async def test_calls_that_follow_each_other_on_one_connection_are_not_one_silence():
+    go = asyncio.Semaphore(0)
+
+    async def handler(reader, writer):
+        while True:
+            await head_of(reader)
+            await go.acquire()
+            writer.write(HELLO)
+
+    async with peer(handler) as upstream, client() as made:
+        for _ in range(5):
+            call = made.send(upstream.origin, GET, method=b"GET", idle_timeout=10.0)
+            while call.connection is None:
+                await asyncio.sleep(0)
+            leap(9)
+            await settled()
+            go.release()
+            await call
+        assert upstream.connections == 1
+
+
 # Bodies
 
 

@@ -33,6 +33,7 @@ class Call:
         "connection",
         "error",
         "head",
+        "idle_timeout",
         "method",
         "opening",
         "origin",
@@ -53,6 +54,7 @@ class Call:
         buffer: int,
         resend: bool,
         reuse: bool,
+        idle_timeout: float | None,
     ) -> None:
         self.client = client
         self._loop = loop
@@ -64,6 +66,7 @@ class Call:
         self.buffer = buffer
         self.resend = resend
         self.reuse = reuse
+        self.idle_timeout = idle_timeout
         self.sent = body is not None  # the caller has nothing more to add to the request
         self.answer: Answer | None = None
         self.error: Exception | None = None

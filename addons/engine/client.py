@@ -11,6 +11,7 @@ from addons.engine.dial import dial
 from addons.engine.errors import UpstreamError
 from addons.engine.origin import Origin
 from addons.engine.pool import Pool
+from addons.engine.silence import SilenceWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Client:
         self._pools: dict[Origin, Pool[Connection]] = {}
         self._connections: set[Connection] = set()
         self._opening: dict[asyncio.Task[None], Call] = {}
+        self._silence = SilenceWatch(self._connections)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._now: Callable[[], float]
@@ -64,6 +66,7 @@ class Client:
         buffer: int = 0,
         resend: bool = False,
         connection_reuse: bool = True,
+        idle_timeout: float | None = None,
     ) -> Call:
         """Start a request; the Call that comes back is to be awaited, or told by `then`.
 
@@ -74,11 +77,26 @@ class Client:
         the head. An event stream, or a content-length above `buffer`, is settled at its head.
         resend: where a pooled connection turns out to be closed before a byte of an answer, send once more on a fresh
         one (never with body=None). connection_reuse: False takes a fresh connection and closes it afterwards.
+        idle_timeout: seconds without a byte either way after which the call ends with a "timeout"; up to a second late.
         """
         loop = self._loop
         if loop is None:
             loop = self._start()
-        call = Call(self, loop, origin, head, body, method, connect_timeout, buffer, resend, connection_reuse)
+        call = Call(
+            self,
+            loop,
+            origin,
+            head,
+            body,
+            method,
+            connect_timeout,
+            buffer,
+            resend,
+            connection_reuse,
+            idle_timeout,
+        )
+        if idle_timeout is not None and not self._silence.running:
+            self._silence.start(loop)
         if connection_reuse:
             pool = self._pools.get(origin)
             if pool is not None:
@@ -109,6 +127,7 @@ class Client:
         self.close_idle()
         for connection in list(self._connections):
             connection.give_up(UpstreamError("reset", "the proxy stops"))
+        self._silence.stop()
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
