@@ -125,16 +125,16 @@ def _fixed(exchange: Exchange) -> tuple[str, str]:
     ):
         return known[4]
     node, service, source = map(_text, whose)
-    spelled = (
-        f',"node":{node},"service":{service},"source":{source}',
+    who = f',"node":{node},"service":{service},"source":{source}'
+    where = (
         f',"route":{"null" if route is None else _text(route.label)}'
         f',"version":{"null" if share is None or share.version is None else _text(share.version)}'
-        f',"revision":{"null" if snapshot is None else snapshot.revision}',
+        f',"revision":{"null" if snapshot is None else snapshot.revision}'
     )
     if len(_known) >= _MOST_KNOWN:
         _known.clear()
-    _known[key] = (route, share, snapshot, whose, spelled)
-    return spelled
+    _known[key] = (route, share, snapshot, whose, (who, where))
+    return who, where
 
 
 def _sizes(flow: http.HTTPFlow, exchange: Exchange) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Where a client's request wants to go, by the listener's mode and the form of its target."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mitmproxy import connection
 from mitmproxy.proxy import mode_specs
@@ -14,8 +14,7 @@ _AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]]+)(?::([0-9]{1,5}))
 _PORTS = {b"http": 80, b"https": 443}
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(NamedTuple):
     """host, port and scheme to connect to; path in origin form; fields with the Host that belongs to it."""
 
     host: str
@@ -100,4 +99,7 @@ class Destinations:
 
 def with_host(fields: Fields, host: bytes) -> Fields:
     """The fields with that Host first, in place of any other."""
-    return ((b"Host", host), *[field for field in fields if field[0].lower() != b"host"])
+    return (
+        (b"Host", host),
+        *[field for field in fields if len(field[0]) != 4 or field[0].lower() != b"host"],
+    )

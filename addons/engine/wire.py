@@ -26,12 +26,9 @@ def answer_head(status: int, reason: bytes, fields: Fields, version: bytes = b"H
 
 
 def _head(first_line: bytes, fields: Fields) -> bytes:
-    lines = [first_line]
-    lines += [name + b": " + value for name, value in fields]
-    lines.append(b"\r\n")
-    head = b"\r\n".join(lines)
+    head = b"%b\r\n%b\r\n" % (first_line, b"".join([b"%b: %b\r\n" % field for field in fields]))
     # One break per line and no other: what an addon or a policy puts into a value cannot become a field or a request.
-    breaks = len(lines)
+    breaks = len(fields) + 2
     if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
         raise ValueError("a line break or NUL inside a header")
     return head
