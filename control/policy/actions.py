@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from control.policy.conditions import Matches
 from control.policy.parts import Broken, Part, Written, names_of
@@ -36,6 +36,7 @@ def _abort(value: object) -> object:
 class Fault(Part):
     """A failure made on purpose. It acts on attempts, beneath retry and timeouts."""
 
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["delay"]}, {"required": ["abort"]}]})
     written: ClassVar[str] = "a mapping such as {percent: 10, abort: 503}"
 
     percent: Percent = Field(100.0, description="the share of matching attempts that it hits")

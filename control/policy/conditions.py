@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from control.policy.parts import Broken, Part, Written, exactly_one
 from control.policy.values import HeaderName, Method, Name, Percent, Regex, distinct, header_name, listed
@@ -18,6 +18,7 @@ def _as_exact(value: object) -> object:
 class StringMatch(Part):
     """How one text is compared; a plain text means `exact`. Exactly one key."""
 
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
     written: ClassVar[str] = (
         "a text (exact) or one of {exact: ...}, {prefix: ...}, {suffix: ...}, {contains: ...}, {regex: ...}, {present: true}, {not: ...}"
     )
@@ -66,12 +67,19 @@ def _path_text(value: str) -> str:
     return value
 
 
-PathText = Annotated[str, AfterValidator(_path_text), Written("a path, such as /api")]
+_PATH = "^/[^?]*$"
+PathText = Annotated[
+    str, AfterValidator(_path_text), Written("a path, such as /api", {"type": "string", "pattern": _PATH})
+]
+
+
+_PATH_SHORT = ({"type": "string", "pattern": _PATH},)
 
 
 class PathMatch(Part):
     """How the path (without the query) is compared; a plain text means `exact`. Exactly one key."""
 
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
     written: ClassVar[str] = (
         "a path such as /api (exact) or one of {exact: /api}, {prefix: /api}, {regex: ...}"
     )
@@ -93,14 +101,14 @@ class Match(Part):
     written: ClassVar[str] = "a mapping of conditions, such as {path: {prefix: /api}, method: GET}"
 
     path: (
-        Annotated[PathMatch, BeforeValidator(_as_exact), Written(PathMatch.written, short=_TEXT_SHORT)] | None
+        Annotated[PathMatch, BeforeValidator(_as_exact), Written(PathMatch.written, short=_PATH_SHORT)] | None
     ) = Field(None, description="the path, without the query")
     method: (
         Annotated[
             tuple[Method, ...],
             Field(min_length=1, strict=False),
             BeforeValidator(listed),
-            Written("a method, or a list such as [GET, HEAD]", one_or_more=True),
+            Written("a method, or a list such as [GET, HEAD]", alone="items"),
         ]
         | None
     ) = Field(None, description="the method is one of these")
@@ -112,7 +120,7 @@ class Match(Part):
             tuple[Name, ...],
             Field(min_length=1, strict=False),
             BeforeValidator(listed),
-            Written("a service, or a list such as [frontend, batch]", one_or_more=True),
+            Written("a service, or a list such as [frontend, batch]", alone="items"),
         ]
         | None
     ) = Field(None, description="the calling service is one of these")
@@ -123,13 +131,14 @@ Matches = Annotated[
     tuple[Match, ...],
     Field(min_length=1, strict=False),
     BeforeValidator(listed),
-    Written(f"{Match.written}, or a list of such mappings, any of which may hold", one_or_more=True),
+    Written(f"{Match.written}, or a list of such mappings, any of which may hold", alone="items"),
 ]
 
 
 class BodyMatch(Part):
     """A condition on an answer's body, or on a value inside a JSON body; a plain text means `exact`."""
 
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 2})
     written: ClassVar[str] = 'a text such as "failure\\n" (exact), a matcher, or {json: a.b.0.c, exact: ...}'
 
     exact: str | None = Field(None, description="the whole body")

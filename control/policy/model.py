@@ -9,26 +9,22 @@ docs/policy.md and of the JSON Schema. None means: not said here.
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
 from control.policy.actions import Abort, AccessLog, Fault, HeaderOperations, Respond, access_log_short
 from control.policy.addresses import split_host_port
 from control.policy.conditions import BodyMatch, Match, Matcher, Matches, PathMatch, StringMatch
+from control.policy.destinations import DEFAULT_VERSION, Destination, Endpoint, Endpoints, endpoints_short
 from control.policy.parts import Broken, Part, Written
 from control.policy.resending import RETRY_WORDS, Backoff, Budget, Retry, RetryCondition, retry_short
 from control.policy.values import (
     DEFAULTS_SERVICE,
-    Address,
     Duration,
     HostClaim,
     Name,
     SomeTime,
-    VersionName,
-    Weight,
-    distinct,
     route_name,
     service_name,
-    version_name,
 )
 
 __all__ = [
@@ -56,39 +52,6 @@ __all__ = [
     "StringMatch",
     "split_host_port",
 ]
-
-DEFAULT_VERSION = "default"
-
-
-def _to(value: object) -> object:
-    return {value: 1} if isinstance(value, str) else value
-
-
-def _positive_sum(weights: Mapping[str, float]) -> Mapping[str, float]:
-    if sum(weights.values()) <= 0:
-        raise ValueError("weights need a positive sum: give at least one version a weight above 0")
-    return weights
-
-
-class Destination(Part):
-    """Where requests go."""
-
-    to: (
-        Annotated[
-            dict[VersionName, Weight],
-            distinct(version_name),
-            BeforeValidator(_to),
-            AfterValidator(_positive_sum),
-            Written(
-                "a version, or a mapping of versions to weights such as {v1: 90, v2: 10}",
-                short=({"type": "string"},),
-            ),
-        ]
-        | None
-    ) = Field(
-        None,
-        description="a version, or versions with weights; `other-service/version` reaches another service's; default: all endpoints together",
-    )
 
 
 class Settings(Part):
@@ -144,56 +107,6 @@ class Route(Destination, Settings):
     )
 
 
-class Endpoint(Part):
-    """One address that serves a version; a plain text means `address`."""
-
-    written: ClassVar[str] = (
-        "an address such as 10.0.0.1:8080, or a mapping such as {address: 10.0.0.1:8080, weight: 2}"
-    )
-
-    address: Address = Field(description="host:port")
-    weight: Weight = Field(1.0, description="its share beside the others of its version")
-
-
-def _endpoint(value: object) -> object:
-    return {"address": value} if isinstance(value, str) else value
-
-
-def _addresses(value: object) -> object:
-    if isinstance(value, (list, tuple)) and value:
-        return value
-    raise ValueError("write a list of addresses, such as [10.0.0.1:8080]")
-
-
-def _some_weight(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
-    if sum(endpoint.weight for endpoint in endpoints) <= 0:
-        raise ValueError("weights need a positive sum: give at least one endpoint a weight above 0")
-    return endpoints
-
-
-Endpoints = Annotated[
-    tuple[
-        Annotated[
-            Endpoint, BeforeValidator(_endpoint), Written(Endpoint.written, short=({"type": "string"},))
-        ],
-        ...,
-    ],
-    Field(min_length=1, strict=False),
-    BeforeValidator(_addresses),
-    AfterValidator(_some_weight),
-]
-
-
-def _endpoints(value: object) -> object:
-    if isinstance(value, (list, tuple)):
-        return {DEFAULT_VERSION: value}
-    if isinstance(value, Mapping) and not value:
-        raise ValueError(
-            "write at least one version; without endpoints the address that the caller named is dialled"
-        )
-    return value
-
-
 class Policy(Destination, Settings):
     """One document: everything about one service, or, for the service `"*"`, defaults for the whole mesh."""
 
@@ -211,8 +124,11 @@ class Policy(Destination, Settings):
     endpoints: (
         Annotated[
             dict[Name, Endpoints],
-            BeforeValidator(_endpoints),
-            Written("a list of addresses such as [10.0.0.1:8080], or a mapping of versions to such lists"),
+            BeforeValidator(endpoints_short),
+            Written(
+                "a list of addresses such as [10.0.0.1:8080], or a mapping of versions to such lists",
+                alone="additionalProperties",
+            ),
         ]
         | None
     ) = Field(

@@ -6,6 +6,7 @@ Schema: the `written` of a part, and the `Written` of a field's type.
 
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -34,19 +35,20 @@ class Written:
     """How a value is written: a phrase that can follow "write", and the JSON Schema of it.
 
     `schema` replaces what pydantic would say; `short` are the shorthands accepted besides that.
-    `one_or_more` is a list of which one item may stand alone.
+    Where a value of a list or mapping may stand alone for the whole, `alone` is `items` or `additionalProperties`.
     """
 
     phrase: str
     schema: JsonSchemaValue | None = None
     short: tuple[JsonSchemaValue, ...] = ()
-    one_or_more: bool = False
+    alone: str = ""
 
     def __get_pydantic_json_schema__(
         self, core: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        schema = handler(core) if self.schema is None else self.schema
-        short = [schema["items"]] if self.one_or_more else list(self.short)
+        # Copies, since pydantic writes descriptions and defaults into what it is given.
+        schema = handler(core) if self.schema is None else deepcopy(self.schema)
+        short = [deepcopy(each) for each in ([schema[self.alone]] if self.alone else self.short)]
         return {"anyOf": [*short, schema]} if short else schema
 
 
@@ -90,6 +92,12 @@ def names_of(part: type[Part]) -> dict[str, FieldInfo]:
     inherited = {name: field for base in shared for name, field in names_of(base).items()}
     every = {field.alias or name: field for name, field in part.model_fields.items()}
     return {name: field for name, field in every.items() if name not in inherited} | inherited
+
+
+def defaults_of(part: type[Part]) -> dict[str, Any]:
+    """What the fields of a part are where nothing is said, as it would be written; without those that have no default."""
+    unsaid = part.model_construct().model_dump(mode="json", by_alias=True)
+    return {name: value for name, value in unsaid.items() if value is not None}
 
 
 def exactly_one(part: type[Part], given: Mapping[str, Any], names: Sequence[str]) -> Iterator[Broken]:

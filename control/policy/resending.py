@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from control.policy.conditions import Body, Matchers
 from control.policy.parts import Broken, Part, Written, exactly_one
@@ -21,6 +21,7 @@ _CONDITION = (
 class RetryCondition(Part):
     """What calls for another try, beyond the plain words, statuses and ranges. Exactly one key."""
 
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
     written: ClassVar[str] = "{header: ...} or {body: ...}"
 
     header: Matchers | None = Field(
@@ -46,6 +47,21 @@ def _retry_on(value: object) -> object:
         if (found := _STATUS_RANGE.fullmatch(value)) and found[1] <= found[2]:
             return value
     raise ValueError(f"write {_CONDITION}")
+
+
+_Word = Annotated[
+    str,
+    Written(
+        "a word",
+        {
+            "anyOf": [
+                {"enum": list(RETRY_WORDS)},
+                {"type": "string", "pattern": "^[1-5][0-9]{2}-[1-5][0-9]{2}$"},
+            ]
+        },
+    ),
+]
+_Answer = Annotated[int, Written("a status", {"type": "integer", "minimum": 100, "maximum": 599})]
 
 
 class Backoff(Part):
@@ -83,22 +99,22 @@ class Retry(Part):
     on: Annotated[
         tuple[
             Annotated[
-                str | int | RetryCondition,
+                _Word | _Answer | RetryCondition,
                 BeforeValidator(_retry_on),
-                Written(_CONDITION, short=({"enum": list(RETRY_WORDS)},)),
+                Written(_CONDITION),
             ],
             ...,
         ],
         Field(min_length=1, strict=False),
         BeforeValidator(listed),
-        Written("a list such as [connect-failure, 5xx]", one_or_more=True),
+        Written("a list such as [connect-failure, 5xx]", alone="items"),
     ] = Field(("connect-failure", "reset", "gateway-error"), description="what calls for another try")
     methods: (
         Annotated[
             tuple[Method, ...],
             Field(min_length=1, strict=False),
             BeforeValidator(listed),
-            Written("a list of methods, such as [GET, POST]", one_or_more=True),
+            Written("a list of methods, such as [GET, POST]", alone="items"),
         ]
         | None
     ) = Field(None, description="methods that may be sent again; default: the idempotent ones of RFC 9110")

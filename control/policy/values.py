@@ -137,16 +137,21 @@ def count(least: int, most: int) -> Any:
     return Annotated[int, BeforeValidator(lambda value: whole(value, least, most)), Written(phrase, schema)]
 
 
+_DURATION = r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)$"
 Duration = Annotated[
     float,
     BeforeValidator(parse_duration),
     PlainSerializer(format_duration, return_type=str),
     Written(
         "a duration, such as 25ms, 1.5s, 2m or 1h",
-        {"anyOf": [{"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)$"}, {"const": 0}]},
+        {"anyOf": [{"type": "string", "pattern": _DURATION}, {"const": 0}]},
     ),
 ]
-SomeTime = Annotated[Duration, AfterValidator(_positive)]
+SomeTime = Annotated[
+    Duration,
+    AfterValidator(_positive),
+    Written("a duration above 0, such as 25ms, 1.5s, 2m or 1h", {"type": "string", "pattern": _DURATION}),
+]
 """A duration for which 0 would make no sense."""
 Size = Annotated[
     int,
@@ -186,7 +191,12 @@ Method = Annotated[str, BeforeValidator(_method), Written("a method, such as GET
 HostClaim = Annotated[
     str, BeforeValidator(host_claim), Written("a host, such as reviews.example or 10.0.0.5:8080")
 ]
-Address = Annotated[str, BeforeValidator(address), Written("an address, such as 10.0.0.1:8080")]
+ADDRESS_SCHEMA = {"type": "string", "pattern": ":[0-9]{1,5}$"}
+Address = Annotated[
+    str,
+    BeforeValidator(address),
+    Written("an address, such as 10.0.0.1:8080", ADDRESS_SCHEMA),
+]
 VersionName = Annotated[str, BeforeValidator(version_name), Written("a version")]
 Regex = Annotated[str, AfterValidator(check_regex), Written("an RE2 regular expression in quotes")]
 Headers = Annotated[

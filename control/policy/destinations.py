@@ -1,0 +1,91 @@
+"""Where requests go, as types: versions with weights, and the endpoints that serve them."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from control.policy.parts import Part, Written
+from control.policy.values import ADDRESS_SCHEMA, Address, VersionName, Weight, distinct, version_name
+
+DEFAULT_VERSION = "default"
+
+
+def _to(value: object) -> object:
+    return {value: 1} if isinstance(value, str) else value
+
+
+def _positive_sum(weights: Mapping[str, float]) -> Mapping[str, float]:
+    if sum(weights.values()) <= 0:
+        raise ValueError("weights need a positive sum: give at least one version a weight above 0")
+    return weights
+
+
+class Destination(Part):
+    """Where requests go."""
+
+    to: (
+        Annotated[
+            dict[VersionName, Weight],
+            distinct(version_name),
+            BeforeValidator(_to),
+            AfterValidator(_positive_sum),
+            Written(
+                "a version, or a mapping of versions to weights such as {v1: 90, v2: 10}",
+                short=({"type": "string"},),
+            ),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="a version, or versions with weights; `other-service/version` reaches another service's; default: all endpoints together",
+    )
+
+
+class Endpoint(Part):
+    """One address that serves a version; a plain text means `address`."""
+
+    written: ClassVar[str] = (
+        "an address such as 10.0.0.1:8080, or a mapping such as {address: 10.0.0.1:8080, weight: 2}"
+    )
+
+    address: Address = Field(description="host:port")
+    weight: Weight = Field(1.0, description="its share beside the others of its version")
+
+
+def _endpoint(value: object) -> object:
+    return {"address": value} if isinstance(value, str) else value
+
+
+def _addresses(value: object) -> object:
+    if isinstance(value, (list, tuple)) and value:
+        return value
+    raise ValueError("write a list of addresses, such as [10.0.0.1:8080]")
+
+
+def _some_weight(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+    if sum(endpoint.weight for endpoint in endpoints) <= 0:
+        raise ValueError("weights need a positive sum: give at least one endpoint a weight above 0")
+    return endpoints
+
+
+Endpoints = Annotated[
+    tuple[
+        Annotated[Endpoint, BeforeValidator(_endpoint), Written(Endpoint.written, short=(ADDRESS_SCHEMA,))],
+        ...,
+    ],
+    Field(min_length=1, strict=False),
+    BeforeValidator(_addresses),
+    AfterValidator(_some_weight),
+]
+
+
+def endpoints_short(value: object) -> object:
+    """A list of addresses alone is the version `default`."""
+    if isinstance(value, (list, tuple)):
+        return {DEFAULT_VERSION: value}
+    if isinstance(value, Mapping) and not value:
+        raise ValueError(
+            "write at least one version; without endpoints the address that the caller named is dialled"
+        )
+    return value
