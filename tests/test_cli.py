@@ -6,6 +6,7 @@ import pty
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -239,6 +240,15 @@ def test_colour_on_a_terminal_only(mitmesh: Mitmesh, redis_url: str) -> None:
     assert "\x1b" not in on_pty(["delete", "b"], redis_url, TERM="dumb")
 
 
+def test_a_narrow_terminal_cuts_no_name_short(mitmesh: Mitmesh, redis_url: str) -> None:
+    name = "a-service-with-quite-a-long-name-as-some-have"
+    said = f"{{service: {name}, retry: 2}}"
+    assert mitmesh("apply", "-f", "-", "-m", "word " * 12, stdin=said).code == 0
+    shown = on_pty(["history"], redis_url, COLUMNS="40")
+    assert name in shown
+    assert shown.count("word") == 12
+
+
 def test_output_that_the_terminal_cannot_show(mitmesh: Mitmesh, redis_url: str) -> None:
     assert mitmesh("apply", "-f", "-", stdin="{service: a, respond: {body: 'é☃'}}").code == 0
     child = process("get", redis=redis_url)
@@ -276,3 +286,16 @@ def test_ago(seconds: float, said: str) -> None:
 def test_times() -> None:
     assert output.timestamp(1700000000.25) == "2023-11-14T22:13:20.250Z"
     assert re.fullmatch(r"2023-11-1[45] \d\d:\d\d:20", output.local_time(1700000000.25))
+
+
+def test_demo_says_which_port_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["demo", "--proxy-port", str(port)]) == 1
+        captured = capsys.readouterr()
+        assert (captured.out, captured.err.count("\n")) == ("", 1)
+        assert str(port) in captured.err
+        assert "--proxy-port" in captured.err
+    assert main(["demo", "--requests", "0"]) == 2

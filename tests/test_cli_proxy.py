@@ -17,6 +17,7 @@ from typing import IO
 import pytest
 
 from control.cli import main
+from control.commands.failure import Failed
 from control.commands.proxy import addon_file
 from tests.cli import MITMESH, ROOT, Mitmesh, mitmesh_fixture  # noqa: F401
 from tests.conftest import die_with_parent, free_port
@@ -104,10 +105,15 @@ def test_usage(arguments: str, said: str, capsys: pytest.CaptureFixture[str]) ->
     assert (captured.out, said in captured.err) == ("", True), captured
 
 
-def test_addons_missing(tmp_path: Path) -> None:
-    assert addon_file("mesh.py") == Path(ROOT, "addons/mesh.py")
-    from control.commands.failure import Failed
+def test_a_python_that_is_gone(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    assert main(["proxy", "--outbound", "1"]) == 1
+    said = "error: /no/such/python cannot be run: No such file or directory\n"
+    assert capsys.readouterr().err == said
 
+
+def test_addons_missing() -> None:
+    assert addon_file("mesh.py") == Path(ROOT, "addons/mesh.py")
     with pytest.raises(Failed, match="is missing"):
         addon_file("no_such.py")
 

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from control.policy.errors import one_line
 
+_LEAST_LAST_COLUMN = 20
 _COLOURS = {"plain": "", "red": "31", "green": "32", "yellow": "33", "cyan": "36", "bold": "1"}
 
 
@@ -68,7 +69,11 @@ def _terminal_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     for row in rows:
         # Text, not str: square brackets in a name or message are no markup.
         shown.add_row(*(Text(cell) for cell in row))
-    Console(file=sys.stdout, highlight=False).print(shown)
+    console = Console(file=sys.stdout, highlight=False)
+    # On a narrow terminal its own line breaks are better than names cut short: those are there to be copied.
+    fixed = sum(max(len(row[column]) for row in [headings, *rows]) + 2 for column in range(len(headings) - 1))
+    console.width = max(console.width, fixed + _LEAST_LAST_COLUMN)
+    console.print(shown)
 
 
 def timestamp(seconds: float) -> str:
