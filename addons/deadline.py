@@ -38,7 +38,7 @@ class Deadline:
         self.call = None
 
     async def sleep(self, seconds: float | None) -> None:
-        """Wait that long (None: for ever), or until the time runs out; see `expired`."""
+        """Wait that long (None: for ever), or until `wake`, or until the time runs out; see `expired`."""
         if self.expired:
             return
         future: asyncio.Future[None] = self._loop.create_future()
@@ -51,6 +51,11 @@ class Deadline:
             if handle is not None:
                 handle.cancel()
 
+    def wake(self) -> None:
+        """End the wait."""
+        if self._pause is not None:
+            _wake(self._pause)
+
     def abandon(self) -> None:
         """The client has left: end at once what is under way."""
         self.abandoned = True
@@ -58,8 +63,7 @@ class Deadline:
 
     def _expire(self) -> None:
         self.expired = True
-        if self._pause is not None:
-            _wake(self._pause)
+        self.wake()
         if self.call is not None:
             self.call.cancel(UpstreamError("timeout", "the request's timeout ran out"))
 

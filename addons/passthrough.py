@@ -1,7 +1,7 @@
 """Takes on mitmproxy's own path what cannot wait in a buffer: upgrades, gRPC, and request bodies over the limit.
 
-Such a request is routed, edited, faulted and timed as any other, but it gets
-one attempt: what has been passed on cannot be sent again.
+Such a request is routed, edited, faulted and timed as any other, but once it
+is passed on there is no other attempt: what was sent cannot be sent again.
 """
 
 import asyncio
@@ -13,12 +13,16 @@ from mitmproxy import ctx, http
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from addons.answers import own_answer
+from addons.attempts import CONNECT_TIMEOUT, Attempts
+from addons.client_watch import ClientWatch
 from addons.deadline import Deadline
 from addons.engine.carrier import carrier_of
 from addons.engine.wire import tokens, value
 from addons.exchange import Attempt, Exchange, exchange_of
 from addons.forwarder import BUFFER, Forwarder
+from addons.knock import knock
 from addons.routing import Routing
+from control.policy.snapshot import Endpoint
 
 logger = logging.getLogger("mesh.passthrough")
 
@@ -65,16 +69,16 @@ class Passthrough:
                 flow, exchange, 500, "IE", "the mesh failed to pass this request on; see the proxy's log"
             )
 
-    def responseheaders(self, flow: http.HTTPFlow) -> None:
+    async def responseheaders(self, flow: http.HTTPFlow) -> None:
         exchange = exchange_of(flow)
         if exchange is None or not exchange.streamed or flow.response is None:
             return
         if flow.response.status_code == 101:
             self._stop_timer(flow)
-        if exchange.attempts:
-            attempt = exchange.attempts[-1]
-            attempt.status = flow.response.status_code
-            attempt.ended = time.perf_counter()
+        attempt = exchange.attempts[-1]
+        attempt.status = flow.response.status_code
+        attempt.fields = flow.response.headers.fields
+        await self._ended(flow, attempt)
 
         def count(piece: bytes) -> bytes:
             exchange.bytes_out += len(piece)
@@ -85,19 +89,28 @@ class Passthrough:
     def response(self, flow: http.HTTPFlow) -> None:
         self._stop_timer(flow)
 
-    def error(self, flow: http.HTTPFlow) -> None:
+    async def error(self, flow: http.HTTPFlow) -> None:
         self._stop_timer(flow)
         exchange = exchange_of(flow)
-        if exchange is None or not exchange.streamed or not exchange.attempts or flow.error is None:
+        if exchange is None or not exchange.streamed or flow.error is None:
             return
         attempt = exchange.attempts[-1]
-        attempt.ended = attempt.ended or time.perf_counter()
-        if flow.error.msg != "Client disconnected." and attempt.status is None:
-            connected = flow.server_conn.timestamp_tcp_setup is not None
-            attempt.error = "reset" if connected else "connect-failure"
-            attempt.detail = flow.error.msg
-            if "UT" not in exchange.flags:
-                exchange.flag("UC" if connected else "UF")
+        gone = flow.error.msg == "Client disconnected."
+        connected = flow.server_conn.timestamp_tcp_setup is not None
+        if not gone and "UT" not in exchange.flags:
+            exchange.flag("UC" if connected else "UF")
+        if attempt.status is None:
+            if not gone:
+                attempt.error = "reset" if connected else "connect-failure"
+                attempt.detail = flow.error.msg
+            await self._ended(flow, attempt)
+
+    async def _ended(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
+        attempt.ended = time.perf_counter()
+        attempts = self._forwarder.attempts
+        if attempts is not None:
+            await attempts.hooks.trigger("mesh_attempt_end", flow, attempt)
+            await attempts.hooks.trigger("mesh_forwarded", flow)
 
     def server_connect_error(self, data: ServerConnectionHookData) -> None:
         # Otherwise the failure sticks to the client's connection, and its next request fails without a try.
@@ -120,27 +133,56 @@ class Passthrough:
         attempts = self._forwarder.attempts
         if flow.response is not None or attempts is None:
             return
-        attempt = attempts.begin(flow, exchange, [])
-        if attempt is None:
-            own_answer(flow, exchange, 503, "UH", f"service {exchange.service} has no endpoint to send to")
-            return
-        await attempts.hooks.trigger("mesh_attempt", flow, attempt)
+        loop = asyncio.get_running_loop()
         timeout = exchange.route.timeout if exchange.route is not None else None
-        deadline = Deadline(asyncio.get_running_loop())
+        deadline = Deadline(loop)
         if timeout is not None:
             deadline.start(timeout)
-        injected = await attempts.inject(attempt, deadline, None)
-        deadline.stop()
-        if injected is not None or attempt.error is not None:
-            attempt.ended = time.perf_counter()
-            attempts.answer_itself(flow, exchange, attempt, injected, deadline)
+        watch = ClientWatch(flow, deadline)
+        try:
+            attempt = await self._reach(flow, exchange, attempts, deadline)
+        finally:
+            watch.stop()
+            deadline.stop()
+        if attempt is None:
+            await attempts.hooks.trigger("mesh_forwarded", flow)
             return
         if timeout is not None:
             left = timeout - (time.perf_counter() - exchange.started)
-            self._deadlines[flow.id] = asyncio.get_running_loop().call_later(
-                max(0.0, left), self._cut, flow, exchange
-            )
+            self._deadlines[flow.id] = loop.call_later(max(0.0, left), self._cut, flow, exchange)
         self._send_on(flow, exchange, attempt)
+
+    async def _reach(
+        self, flow: http.HTTPFlow, exchange: Exchange, attempts: Attempts, deadline: Deadline
+    ) -> Attempt | None:
+        """An attempt that no fault stands against, at an endpoint that takes connections; None: the flow is answered.
+
+        Up to here nothing was sent, so a try that fails may be followed by another as anywhere else.
+        """
+        route = exchange.route
+        per_try = route.retry.per_try_timeout if route is not None and route.retry is not None else None
+        tried: list[Endpoint] = []
+        while True:
+            attempt = attempts.begin(flow, exchange, tried)
+            if attempt is None:
+                own_answer(
+                    flow, exchange, 503, "UH", f"service {exchange.service} has no endpoint to send to"
+                )
+                return None
+            await attempts.hooks.trigger("mesh_attempt", flow, attempt)
+            injected = await attempts.inject(attempt, deadline, per_try)
+            if injected is None and attempt.error is None:
+                await knock(attempt, CONNECT_TIMEOUT if route is None else route.connect_timeout, deadline)
+                if attempt.error is None:
+                    return attempt
+            attempt.ended = time.perf_counter()
+            await attempts.hooks.trigger("mesh_attempt_end", flow, attempt)
+            if attempt.pause is not None:
+                await deadline.sleep(attempt.pause)
+                if not deadline.expired:
+                    continue
+            attempts.answer_itself(flow, exchange, attempt, injected, deadline)
+            return None
 
     def _send_on(self, flow: http.HTTPFlow, exchange: Exchange, attempt: Attempt) -> None:
         exchange.streamed = True

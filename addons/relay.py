@@ -126,6 +126,8 @@ class Relay:
     ) -> None:
         answer = offer.answer
         drain = asyncio.create_task(_discard(reader))
+        # When the client leaves, mitmproxy ends this connection, perhaps long before there is more to write to it.
+        drain.add_done_callback(lambda drain: answer.close())
         try:
             fields = end_to_end(answer.fields)
             chunked = value(fields, b"content-length") is None

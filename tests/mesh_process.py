@@ -320,6 +320,8 @@ class World:
         self.valkey = Valkey(folder / "valkey", persist=True)
         self.mesh = Mesh(self.valkey.url)
         self.proxy = Proxy(folder / "proxy", self.valkey.url, **proxy)
+        self.full = proxy.get("options", {}).get("mesh_fastlane") == "false"
+        """mitmproxy's own stack serves HTTP/1.1."""
         self._numbers = itertools.count(1)
 
     def __enter__(self) -> Self:
