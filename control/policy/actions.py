@@ -53,8 +53,10 @@ class Fault(Part):
         None,
         description="answer in the service's place: a status, `{status, headers, body}`, `reset` (a broken connection) or `hang` (silence)",
     )
-    first: count(1, 10**9) | None = Field(None, description="only the first N matching attempts")  # type: ignore[valid-type]
-    every: count(1, 10**9) | None = Field(None, description="one in N matching attempts")  # type: ignore[valid-type]
+    first: count(1, 10**9) | None = Field(None, description="N hits, then no more")  # type: ignore[valid-type]
+    every: count(1, 10**9) | None = Field(
+        None, description="one in N of the matching attempts: the Nth, the 2Nth, ..."
+    )  # type: ignore[valid-type]
     seed: count(0, 2**63 - 1) | None = Field(None, description="makes `percent` repeatable")  # type: ignore[valid-type]
 
     @classmethod
@@ -92,7 +94,7 @@ class AccessLog(Part):
 
     sample: Percent = Field(100.0, description="the share that is logged")
     only: Literal["errors"] | None = Field(
-        None, description="`errors`: only answers of 400 and above, and none at all"
+        None, description="`errors`: only exchanges with a status of 400 and above, or without any answer"
     )
 
 
