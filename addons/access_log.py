@@ -143,7 +143,7 @@ def _sizes(flow: http.HTTPFlow, exchange: Exchange) -> tuple[int, int]:
     carrier = carrier_of(flow)
     if carrier is not None:
         sent = carrier.sent
-        received = carrier.upload.sent if carrier.upload is not None else 0
+        received = carrier.upload.sent if carrier.upload is not None else carrier.received
     response = flow.response
     if not sent and response is not None:
         sent = len(response.data.content or b"")

@@ -22,7 +22,6 @@ from addons.engine.errors import UpstreamError
 from addons.engine.hooks import HookTable
 from addons.engine.origin import Origin
 from addons.exchange import Attempt, Exchange
-from addons.idle_watch import IdleWatch
 from addons.upstream_request import head_of
 from control.policy.answers import FixedAnswer
 from control.policy.balancing import RoundRobin
@@ -45,7 +44,6 @@ class Attempts:
     def __init__(self, client: Client, hooks: HookTable) -> None:
         self._client = client
         self.hooks = hooks
-        self._idle = IdleWatch()
         self._turns: dict[tuple[str, str | None], RoundRobin] = {}
         self._origins: dict[tuple[str, int, bool, str], Origin] = {}
 
@@ -64,7 +62,7 @@ class Attempts:
         tried: list[Endpoint] = []
         carrier = carrier_of(flow)
         upload = carrier.upload if carrier is not None else None
-        head = head_of(flow.request, upload)
+        head = head_of(flow.request, upload, carrier is not None and carrier.incoming.upgrade)
         answer: Answer | FixedAnswer | None = None
         try:
             while True:
@@ -144,12 +142,12 @@ class Attempts:
             method=request.data.method,
             connect_timeout=CONNECT_TIMEOUT if route is None else route.connect_timeout,
             buffer=retry.max_body if retry is not None and retry.needs_body else 0,
+            idle_timeout=IDLE_TIMEOUT if route is None else route.idle_timeout,
             resend=request.method in IDEMPOTENT or has_idempotency_key(request.headers.fields),
         )
         if carrier is not None and upload is not None:
             carrier.pump = asyncio.get_running_loop().create_task(upload.pump(call))
         deadline.call = call
-        self._idle.watch(call, IDLE_TIMEOUT if route is None else route.idle_timeout)
         watch = None
         if per_try is not None:
             watch = asyncio.get_running_loop().call_later(per_try, _out_of_time, call, per_try)
@@ -158,7 +156,6 @@ class Attempts:
         except UpstreamError as error:
             attempt.error = error.kind
             attempt.detail = error.detail
-            self._idle.forget(call)
             return None
         finally:
             if watch is not None:
@@ -169,7 +166,6 @@ class Attempts:
             # It may be longer than asked for when it came together with its head.
             if retry is None or len(answer.body) <= retry.max_body:
                 attempt.body = answer.body
-            self._idle.forget(call)
         return answer
 
     async def inject(self, attempt: Attempt, deadline: Deadline, per_try: float | None) -> FixedAnswer | None:

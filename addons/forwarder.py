@@ -6,7 +6,7 @@ import logging
 from mitmproxy import ctx, http
 
 from addons.answers import FLAG_HEADER, own_answer
-from addons.attempts import Attempts
+from addons.attempts import IDLE_TIMEOUT, Attempts
 from addons.client_watch import ClientWatch
 from addons.deadline import Deadline
 from addons.engine.answer import Answer
@@ -111,7 +111,7 @@ class Forwarder:
         body = answer.body
         if not answer.complete:
             length = value(answer.fields, b"content-length")
-            if length is None or int(length) > (BUFFER if carrier is None else GATHER):
+            if answer.upgraded or length is None or int(length) > (BUFFER if carrier is None else GATHER):
                 await self._stream(flow, exchange, carrier, answer, deadline)
                 return True
             parts = [body]
@@ -150,6 +150,10 @@ class Forwarder:
         else:
             carrier.answer = answer
             carrier.on_end = deadline.stop
+            if answer.upgraded:
+                # A timeout is for an answer; what an upgrade begins may last.
+                deadline.stop()
+                carrier.idle_timeout = IDLE_TIMEOUT if exchange.route is None else exchange.route.idle_timeout
             flow.response = make_response(
                 b"HTTP/1.1", answer.status, answer.reason, end_to_end(answer.fields), None, answer.head_at
             )

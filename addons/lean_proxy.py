@@ -28,6 +28,7 @@ from mitmproxy.tools import main as tools  # noqa: E402
 from addons.chain import chain  # noqa: E402
 from addons.engine.hooks import HookTable  # noqa: E402
 from addons.listener import Listeners  # noqa: E402
+from addons.own_stack import settings  # noqa: E402
 from addons.workers import WORKER, supervise, take_workers  # noqa: E402
 from control.policy.snapshot import Snapshot  # noqa: E402
 from control.policy.units import parse_duration  # noqa: E402
@@ -94,7 +95,7 @@ class LeanMaster(master.Master):
         updated = set(self.options.keys())
         for feature in self._features:
             self.addons.invoke_addon_sync(feature, hooks.ConfigureHook(updated))
-        self.options.update(connection_strategy="lazy")
+        self.options.update(**settings(self.options))
         await super().run()
 
     async def done(self) -> None:

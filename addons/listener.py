@@ -16,6 +16,8 @@ from addons.fast_lane import MODES, SWEEP, begins_http1, read_later
 
 logger = logging.getLogger("mesh.listener")
 
+_LAST_WORDS = 0.5
+
 
 class Listeners:
     """Makes mitmproxy's listening servers accept into the engine; one for the process."""
@@ -44,6 +46,13 @@ class Listeners:
         """Serve what is under way to its end, at most that long."""
         for client in list(self.connections):
             client.shut()
+        await self._until_over(seconds)
+        for client in list(self.connections):
+            client.transport.abort()
+        # Exchanges that were cut still tell their addons so.
+        await self._until_over(_LAST_WORDS)
+
+    async def _until_over(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while (self.connections or self._handed) and loop.time() < end:
@@ -51,8 +60,6 @@ class Listeners:
             timer = loop.call_later(end - loop.time(), _wake, self._over)
             await self._over
             timer.cancel()
-        for client in list(self.connections):
-            client.transport.abort()
 
     def discard(self, client: "DirectConnection") -> None:
         """A connection is over, or no longer ours."""

@@ -19,6 +19,7 @@ if _ROOT not in sys.path:
 
 from addons.chain import chain  # noqa: E402
 from addons.fast_lane import FastLane  # noqa: E402
+from addons.own_stack import settings  # noqa: E402
 
 
 class Mesh:
@@ -30,8 +31,7 @@ class Mesh:
     def load(self, loader: Loader) -> None:
         self.features = [*chain(), FastLane()]
         ctx.master.addons.add(*self.features)
-        # mitmproxy would dial what the client named before anyone has routed the request.
-        ctx.options.update(connection_strategy="lazy")
+        ctx.options.update(**settings(ctx.options))
 
     def configure(self, updated: set[str]) -> None:
         # Later changes of options reach the features themselves; this is for the first values.

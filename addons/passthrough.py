@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable
 
-from mitmproxy import ctx, http
+from mitmproxy import connection, ctx, http
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from addons.answers import own_answer
@@ -51,6 +51,7 @@ class Passthrough:
         self._routing = routing
         self._forwarder = forwarder
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
+        self._names: dict[str, dict[tuple[str, int], str]] = {}
 
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if carrier_of(flow) is not None or flow.response is not None or flow.error is not None:
@@ -111,6 +112,14 @@ class Passthrough:
         if attempts is not None:
             await attempts.hooks.trigger("mesh_attempt_end", flow, attempt)
             await attempts.hooks.trigger("mesh_forwarded", flow)
+
+    def server_connect(self, data: ServerConnectionHookData) -> None:
+        # mitmproxy would ask for, and verify, a certificate of the endpoint's address.
+        if data.server.address is not None and (names := self._names.get(data.client.id)):
+            data.server.sni = names.get(data.server.address[:2], data.server.sni)
+
+    def client_disconnected(self, client: connection.Client) -> None:
+        self._names.pop(client.id, None)
 
     def server_connect_error(self, data: ServerConnectionHookData) -> None:
         # Otherwise the failure sticks to the client's connection, and its next request fails without a try.
@@ -186,6 +195,9 @@ class Passthrough:
 
     def _send_on(self, flow: http.HTTPFlow, exchange: Exchange, attempt: Attempt) -> None:
         exchange.streamed = True
+        if flow.request.scheme == "https":
+            names = self._names.setdefault(flow.client_conn.id, {})
+            names[attempt.host, attempt.port] = flow.request.pretty_host
         # The fields of `data` are set, not the properties: those would rewrite the Host header.
         flow.request.data.host = attempt.host
         flow.request.data.port = attempt.port

@@ -10,8 +10,8 @@ _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"expect"))
 _WITH_BODY = (b"POST", b"PUT", b"PATCH")
 
 
-def head_of(request: http.Request, upload: Upload | None = None) -> bytes:
-    """The head for a request whose whole body is at hand, or is an upload.
+def head_of(request: http.Request, upload: Upload | None = None, upgrade: bool = False) -> bytes:
+    """The head for a request whose whole body is at hand, or is an upload. `upgrade`: ask for what the client asks for.
 
     Framing is made anew, so what the client sent about it cannot be read in two ways upstream. A request
     that came over HTTP/2 gets the Host and the single Cookie header that HTTP/1.1 wants.
@@ -24,6 +24,8 @@ def head_of(request: http.Request, upload: Upload | None = None) -> bytes:
         # HTTP/1.0 has none of its own; the URL it asked for names the host.
         host = f"[{request.host}]" if ":" in request.host else request.host
         fields = ((b"host", hostport(request.scheme, host, request.port).encode()), *fields)
+    if upgrade and (protocol := value(data.headers.fields, b"upgrade")) is not None:
+        fields += ((b"connection", b"upgrade"), (b"upgrade", protocol))
     body = data.content or b""
     if upload is not None:
         if upload.chunked:

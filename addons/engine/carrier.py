@@ -71,7 +71,17 @@ class Carrier:
     answer: set by whoever forwards, when the answer's body is to be streamed behind `flow.response`'s head.
     """
 
-    __slots__ = ("answer", "error", "incoming", "on_end", "pump", "sent", "upload")
+    __slots__ = (
+        "answer",
+        "error",
+        "incoming",
+        "on_end",
+        "pump",
+        "sent",
+        "upload",
+        "received",
+        "idle_timeout",
+    )
 
     def __init__(self, incoming: Incoming) -> None:
         self.incoming = incoming
@@ -80,7 +90,11 @@ class Carrier:
         self.error: Exception | None = None
         """What broke the answer off, set before the flow's `error` hook."""
         self.sent = 0
-        """Bytes of a streamed answer's body that went to the client."""
+        """Bytes of a streamed answer's body, or through an upgraded connection, that went to the client."""
+        self.received = 0
+        """Bytes of an upgraded connection that came from the client."""
+        self.idle_timeout: float | None = None
+        """Of an upgraded connection: seconds without a byte either way until it is closed."""
         self.pump: asyncio.Task[None] | None = None
         self.on_end: Callable[[], None] | None = None
         """Called once, when the last byte of the answer was sent or the exchange failed."""

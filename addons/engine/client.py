@@ -200,8 +200,7 @@ class Client:
             self.opened(call)
 
     def resend(self, call: Call) -> None:
-        """The pooled connection was closed before it took the request. At most once per call."""
-        call.resend = False
+        """The pooled connection was closed before it took the request; a fresh one cannot be stale again."""
         self._open(call)
 
     def adopt(self, connection: Connection) -> Pool[Connection]:

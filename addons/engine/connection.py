@@ -34,7 +34,6 @@ class Connection(Link):
         self.carried = 0
         self.call: Call | None = None
         self.leftover: list[bytes] | None = None
-        self._lost = False
         self._reader = AnswerReader()
         self._stream: Stream | None = None
 
@@ -113,7 +112,6 @@ class Connection(Link):
         if self.call is not None and error is not None:
             last = self.last_words()
             if last:
-                self._lost = True
                 self.data_received(last)
         if self.call is not None:
             self._broken(reason_of(error))
@@ -171,7 +169,7 @@ class Connection(Link):
             self._stream = None
             stream.detach()
         self.call = call.connection = None
-        if self._lost or not call.sent or (self._bulky and self.transport.get_write_buffer_size()):
+        if not call.sent or (self._bulky and self.transport.get_write_buffer_size()):
             # The upstream answered before it had the whole request, and may never read the rest.
             self.abort()
         elif reader.keep_alive and call.reuse and not reader.garbage:

@@ -33,13 +33,10 @@ async def dial(origin: Origin, context: ssl.SSLContext | None, factory: Callable
     Every other protocol that the factory was asked for is discarded.
     """
     made: list[P] = []
-    over = False
 
     def make() -> P:
         protocol = factory()
         made.append(protocol)
-        if over:
-            protocol.discard()
         return protocol
 
     winner = None
@@ -54,7 +51,6 @@ async def dial(origin: Origin, context: ssl.SSLContext | None, factory: Callable
         raise _failure(_detail(origin, error)) from None
     finally:
         # What is cancelled while it connects may still be told connection_made, and by uvloop no connection_lost.
-        over = True
         for protocol in made:
             if protocol is not winner:
                 protocol.discard()

@@ -11,6 +11,7 @@ from addons.engine.destination import Destinations
 from addons.engine.flows import make_flow, make_request
 from addons.engine.hooks import HookTable
 from addons.engine.incoming import ClientGone, Incoming
+from addons.engine.pipe import Pipe
 from addons.engine.request_reader import BadRequest
 from addons.engine.server import ServerConnection
 from addons.engine.wire import LAST_CHUNK, Fields, answer_head, chunk, tokens, value
@@ -37,9 +38,10 @@ class Lane:
 
     async def serve(self, client: ServerConnection, incoming: Incoming) -> None:
         """One exchange. `client.tag` is the pair of mitmproxy's Client and the Server that is not connected yet."""
-        if incoming.upgrade and incoming.complete and client.take_back is not None:
+        if incoming.upgrade:
             # HTTP/2 without TLS by upgrade is declined, as mitmproxy does: the request is answered in HTTP/1.1.
-            if b"h2c" not in tokens(incoming.fields, b"upgrade"):
+            incoming.upgrade = incoming.complete and b"h2c" not in tokens(incoming.fields, b"upgrade")
+            if incoming.upgrade and client.take_back is not None and self._wants_messages():
                 client.give_back(incoming)
                 return
         now = time.time()
@@ -114,7 +116,10 @@ class Lane:
             response.stream = True
         await self._event("responseheaders", flow)
         self._check(flow)
-        if answer is None or not response.stream:
+        if answer is not None and answer.upgraded:
+            await self._pipe(client, incoming, response, answer, carrier)
+            await self._event("response", flow)
+        elif answer is None or not response.stream:
             if answer is not None:
                 response.data.content = answer.body + await _rest(answer)
                 response.data.timestamp_end = time.time()
@@ -127,6 +132,33 @@ class Lane:
             await self._stream(client, incoming, response, answer, carrier)
             response.data.timestamp_end = time.time()
             await self._event("response", flow)
+
+    def _wants_messages(self) -> bool:
+        """Whether an addon looks at WebSocket messages, which only mitmproxy's own layer can show it."""
+        return any(
+            not getattr(hook, "__module__", "").startswith("addons.")
+            for hook in self._hooks.find("websocket_message")
+        )
+
+    @staticmethod
+    async def _pipe(
+        client: ServerConnection,
+        incoming: Incoming,
+        response: http.Response,
+        answer: Answer,
+        carrier: Carrier,
+    ) -> None:
+        protocol = value(answer.fields, b"upgrade") or b""
+        fields = (*response.data.headers.fields, (b"connection", b"upgrade"), (b"upgrade", protocol))
+        client.send(answer_head(response.data.status_code, response.data.reason, fields))
+        incoming.keep_alive = False
+        pipe = Pipe(carrier.idle_timeout)
+        upstream, early = answer.take_over(pipe.upstream)
+        behind = client.give_away(pipe.client)
+        try:
+            await pipe.run(client.transport, upstream, behind, early)
+        finally:
+            carrier.received, carrier.sent = pipe.client.received, pipe.upstream.received
 
     async def _event(self, name: str, flow: http.HTTPFlow) -> None:
         hooks = self._hooks

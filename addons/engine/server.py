@@ -140,6 +140,8 @@ class ServerConnection(asyncio.Protocol):
                     {"message": "a request's handler failed", "exception": error, "protocol": self}
                 )
             return
+        if self._given_away:
+            self._closed(self)
         if request is None or self._given_away:
             return
         if self._reader.upgrading and not self._reader.arrived:
@@ -189,6 +191,12 @@ class ServerConnection(asyncio.Protocol):
         )
         self.transport.write(answer_head(status, _REASONS.get(status, b"Bad Request"), fields) + body)
         self._linger()
+
+    def give_away(self, protocol: asyncio.Protocol) -> bytes:
+        """The connection speaks something else from here on, by that protocol; what the client sent of it already."""
+        self._given_away = True
+        self.transport.set_protocol(protocol)
+        return self._reader.behind
 
     def give_back(self, request: Incoming) -> None:
         """Somebody else shall serve this request, for which nothing was written yet, and all that follows it."""
