@@ -1,6 +1,9 @@
 """The client against upstreams that speak raw bytes: sharing, gathering, streaming, giving up."""
 
 import asyncio
+import contextlib
+import socket
+import struct
 
 import pytest
 
@@ -178,6 +181,24 @@ async def test_an_idle_connection_that_the_upstream_ends_is_dropped(last):
             await asyncio.sleep(0)
         await made.send(upstream.origin, GET, method=b"GET")
         assert upstream.connections == 2
+
+
+@on_both_loops
+async def test_an_idle_connection_on_which_bytes_arrive_is_dropped():
+    speak = asyncio.Event()
+
+    async def handler(reader, writer):
+        await head_of(reader)
+        writer.write(HELLO)
+        await speak.wait()
+        writer.write(HELLO)
+        await reader.read()
+
+    async with peer(handler) as upstream, client() as made:
+        await made.send(upstream.origin, GET, method=b"GET")
+        speak.set()
+        await upstream.all_closed()
+        assert made.stats() == {}
 
 
 # How much is gathered before the call is settled
@@ -431,6 +452,7 @@ async def test_a_reset_is_an_error_even_where_the_end_of_the_connection_is_the_e
         (b"Transfer-Encoding: chunked\r\n\r\n", b"1;" + b"x" * 600_000),
         (b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n0\r\nA: " + b"x" * 600_000),
         (b"A: b\r\n" * 20_000, b""),
+        (b"A: " + b"b" * 70_000 + b"\r\nTransfer-Encoding: chunked\r\n\r\n", b"5\r\nhello\r\n"),
     ],
 )
 @on_both_loops
@@ -486,6 +508,24 @@ async def test_otherwise_it_is_an_error(resend, body):
             await made.send(upstream.origin, GET, body, method=b"GET", resend=resend)
         assert (caught.value.kind, caught.value.nothing_sent) == ("reset", False)
         assert "before an answer" in caught.value.detail
+        assert upstream.connections == 1
+
+
+@pytest.mark.parametrize("part", [OK + b"Content-Length: 5\r\n\r\nhel", OK[:5]])
+@on_both_loops
+async def test_what_was_answered_in_part_is_not_sent_again(part):
+    async def handler(reader, writer):
+        await head_of(reader)
+        writer.write(HELLO)
+        await head_of(reader)
+        writer.write(part)
+
+    async with peer(handler) as upstream, client() as made:
+        await made.send(upstream.origin, GET, method=b"GET")
+        with pytest.raises(UpstreamError) as caught:
+            await made.send(upstream.origin, GET, method=b"GET", resend=True, buffer=100)
+        assert caught.value.kind == "reset"
+        assert "in the middle of an answer" in caught.value.detail
         assert upstream.connections == 1
 
 
@@ -781,18 +821,78 @@ async def test_an_answer_that_comes_before_the_whole_body_is_delivered(linger):
 
 
 @on_both_loops
-async def test_an_answer_before_the_end_of_a_body_at_hand_is_delivered_and_the_connection_is_not_kept():
+async def test_a_writer_that_waits_for_room_is_told_when_the_answer_came():
+    go = asyncio.Event()
+
+    async def handler(reader, writer):
+        await head_of(reader)
+        await go.wait()
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+        await asyncio.Event().wait()
+
+    async with peer(handler) as upstream, client() as made:
+        head = b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 90000000\r\n\r\n"
+        call = made.send(upstream.origin, head, None, method=b"PUT")
+        written = 0
+
+        async def upload():
+            nonlocal written
+            while await call.drain():
+                call.write(b"x" * 50_000)
+                written += 50_000
+
+        task = asyncio.create_task(upload())
+        while call.connection is None or not call.connection.write_paused:
+            await asyncio.sleep(0)
+        await stands_still(lambda: written)
+        go.set()
+        assert (await call).status == 413
+        await task
+
+
+@on_both_loops
+async def test_a_reset_does_not_eat_the_answer_before_it():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with client() as made:
+            head = b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 90000000\r\n\r\n"
+            call = made.send(Origin(*listener.getsockname()), head, None, method=b"PUT")
+            while call.connection is None:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            # From here on the event loop does not run until the reset has arrived and a write has met it.
+            accepted, _ = listener.accept()
+            accepted.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            accepted.close()
+            call.end()
+            call.write(b"x" * 100)
+            answer = await call
+            assert (answer.status, answer.body) == (413, b"no")
+            assert made.stats() == {}
+
+
+@on_both_loops
+async def test_an_answer_before_the_end_of_a_body_at_hand_is_delivered_and_the_rest_is_not_sent():
+    go = asyncio.Event()
+    arrived = asyncio.get_running_loop().create_future()
+
     async def handler(reader, writer):
         await head_of(reader)
         writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
-        await writer.drain()
-        await asyncio.Event().wait()
+        await go.wait()
+        size = 0
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1_000_000):
+                size += len(data)
+        arrived.set_result(size)
 
     async with peer(handler) as upstream, client() as made:
         head = b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 30000000\r\n\r\n"
         answer = await made.send(upstream.origin, head, b"x" * 30_000_000, method=b"PUT")
         assert (answer.status, answer.body) == (413, b"no")
         assert made.stats() == {}
+        go.set()
+        assert await arrived < 30_000_000
 
 
 @on_both_loops
