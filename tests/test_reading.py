@@ -211,6 +211,7 @@ BAD_TEXTS = [
     ("service: a\nretry:\n    attempts: 3\n  on: 5xx\n", "4: a: not YAML: does not fit what began on line 1: check the indentation, quotes and brackets around here"),
     (r'service: "\d"', r"1: document 1: not YAML: not an escape in double quotes: write \\ for a backslash, or use single quotes"),
     ("service: a\n# \x00", '2: the character U+0000 cannot stand in YAML: take it out, or write "\\u0000"'),
+    ("service: a # \u2028retry: 1", '1: the character U+2028 cannot stand in YAML: take it out, or write "\\u2028"'),
     ("service: a\nretry: 1\nretry: 2\n", "3: a: retry: given twice, first on line 2: keep one"),
     ('{"service": "a", "retry": {"attempts": 1,\n "attempts": 2}}', "2: a: retry.attempts: given twice, first on line 1: keep one"),
     ("service: a\nfaults: " + "[" * 100000, "2: a: nested deeper than 64 levels: a policy needs a few"),
@@ -279,6 +280,13 @@ def test_every_error_of_every_document_is_told_at_once(either_parser: str) -> No
         "18: d: hosts[1]: both d and c (on line 8) claim b.example: leave the host to one of them",
         "18: d: hosts[3]: d.example is listed twice: take one out",
     ]
+
+
+def test_a_missing_space_is_named() -> None:
+    (line,) = errors("service: a\nretry: {attempts:{a: 1}}")
+    assert (
+        line == "2: a: not YAML: a ':' that is followed by no space: put one there, or put the text in quotes"
+    )
 
 
 def test_problems_of_one_document_do_not_hide_behind_a_broken_one() -> None:

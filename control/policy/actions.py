@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 
 from control.policy.conditions import Matches
 from control.policy.parts import Broken, Part, Written, names_of
-from control.policy.values import Duration, HeaderName, Headers, Percent, Status, count
+from control.policy.values import Duration, HeaderName, Headers, Percent, Status, Whole
 
 _ABORT = "a status, a mapping such as {status: 503, body: sorry}, reset or hang"
 
@@ -53,11 +53,11 @@ class Fault(Part):
         None,
         description="answer in the service's place: a status, `{status, headers, body}`, `reset` (a broken connection) or `hang` (silence)",
     )
-    first: count(1, 10**9) | None = Field(None, description="N hits, then no more")  # type: ignore[valid-type]
-    every: count(1, 10**9) | None = Field(
+    first: Annotated[int, Whole(1, 10**9)] | None = Field(None, description="N hits, then no more")
+    every: Annotated[int, Whole(1, 10**9)] | None = Field(
         None, description="one in N of the matching attempts: the Nth, the 2Nth, ..."
-    )  # type: ignore[valid-type]
-    seed: count(0, 2**63 - 1) | None = Field(None, description="makes `percent` repeatable")  # type: ignore[valid-type]
+    )
+    seed: Annotated[int, Whole(0, 2**63 - 1)] | None = Field(None, description="makes `percent` repeatable")
 
     @classmethod
     def rules(cls, given: Mapping[str, Any]) -> Iterator[Broken]:

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from control.policy.conditions import Body, Matchers
 from control.policy.parts import Broken, Part, Written, exactly_one
-from control.policy.values import Duration, Method, Percent, Size, SomeTime, count, listed
+from control.policy.values import Duration, Method, Percent, Size, SomeTime, Whole, listed
 
 RETRY_WORDS = ("connect-failure", "reset", "timeout", "5xx", "gateway-error", "retriable-4xx")
 _STATUS_RANGE = re.compile(r"([1-5]\d\d)-([1-5]\d\d)", re.ASCII)
@@ -85,7 +85,7 @@ class Budget(Part):
     written: ClassVar[str] = "a mapping such as {percent: 20, min_concurrent: 3}"
 
     percent: Percent = Field(20.0, description="retries at once, as a share of the requests that are running")
-    min_concurrent: count(0, 10_000) = Field(3, description="retries always allowed at once")  # type: ignore[valid-type]
+    min_concurrent: Annotated[int, Whole(0, 10_000)] = Field(3, description="retries always allowed at once")
 
 
 class Retry(Part):
@@ -95,7 +95,7 @@ class Retry(Part):
         "a number of tries, or a mapping such as {attempts: 3, on: [connect-failure, 5xx]}"
     )
 
-    attempts: count(1, 100) = Field(2, description="tries in all, the first included")  # type: ignore[valid-type]
+    attempts: Annotated[int, Whole(1, 100)] = Field(2, description="tries in all, the first included")
     on: Annotated[
         tuple[
             Annotated[

@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, PlainSerializer
+from pydantic_core import CoreSchema, core_schema
 
 from control.policy.addresses import address, host_claim
 from control.policy.parts import Written
@@ -130,11 +131,21 @@ def _positive(seconds: float) -> float:
     return seconds
 
 
-def count(least: int, most: int) -> Any:
-    """The type of a whole number within bounds."""
-    schema = {"type": "integer", "minimum": least, "maximum": most}
-    phrase = f"a whole number from {least} to {most}"
-    return Annotated[int, BeforeValidator(lambda value: whole(value, least, most)), Written(phrase, schema)]
+class Whole(Written):
+    """A whole number within bounds: `Annotated[int, Whole(1, 100)]`."""
+
+    bounds: tuple[int, int]
+
+    def __init__(self, least: int, most: int) -> None:
+        bounds = {"minimum": least, "maximum": most}
+        super().__init__(f"a whole number from {least} to {most}", {"type": "integer", **bounds})
+        object.__setattr__(self, "bounds", (least, most))
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        least, most = self.bounds
+        return core_schema.no_info_before_validator_function(
+            lambda value: whole(value, least, most), handler(source)
+        )
 
 
 _DURATION = r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)$"

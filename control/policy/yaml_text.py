@@ -14,7 +14,8 @@ from control.policy.yaml_tree import Builder
 # The parser written in C is some twenty times as fast; PyYAML's wheels have it on every usual platform.
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-_NOT_IN_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+# Also what some readers take for the end of a line and others do not: U+0085, U+2028, U+2029.
+_NOT_IN_YAML = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _MOST_CONTROL = 1000
 _SURROGATES = re.compile(
     r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})", re.ASCII
@@ -110,6 +111,8 @@ def _in_words(error: yaml.MarkedYAMLError, text: str, first_line: int) -> str:
         said = 'text that starts with * or & needs quotes, as "*"'
     elif "flow" in context:
         said = f"the bracket or brace{opened} is not closed, or a comma is missing: {_CHECK}"
+    elif problem == "found unexpected ':'":
+        said = "a ':' that is followed by no space: put one there, or put the text in quotes"
     elif "mapping values" in problem:
         said = "a ': ' where none can stand: check the indentation, or put the text in quotes"
     elif "simple key" in context:

@@ -8,6 +8,8 @@ import yaml
 
 from control.policy.yaml_scalars import FLOAT, INTEGER, WORDS
 
+# Ends of lines for some readers of YAML and not for others.
+_BREAKS = re.compile("[\x85\u2028\u2029]")
 _Base: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -17,7 +19,11 @@ class _Dumper(_Base):  # type: ignore[misc]
 
 
 def _text(dumper: Any, value: str) -> Any:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+    if _BREAKS.search(value):
+        style: str | None = '"'  # the one style in which these are escaped
+    else:
+        style = "|" if "\n" in value else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
 _Dumper.add_representer(str, _text)
