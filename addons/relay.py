@@ -3,7 +3,8 @@
 A flow can be given a whole answer, not the beginning of one. So the forwarder
 keeps the upstream connection, and mitmproxy is sent to a listener on the
 loopback interface, which hands it that answer bit by bit. A random token that
-only the two know tells which.
+only the two know keeps others out. Each answer has a listener of its own,
+since mitmproxy opens no more than five connections to one address for a client.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from addons.exchange import Exchange
 logger = logging.getLogger("mesh.relay")
 
 TOKEN_HEADER = "x-mesh-relay"
+_ATTRIBUTE = "mesh_relay"
 _UNCLAIMED = 10.0
 _LONGEST_HEAD = 256 * 1024
 
@@ -34,35 +36,34 @@ class _Offer:
     deadline: Deadline
     destination: tuple[str, int, bytes]
     expiry: asyncio.TimerHandle
+    server: asyncio.Server
 
 
 class Relay:
-    """Listens from its first use on; one connection per answer."""
+    """One listener and one connection per answer."""
 
     def __init__(self) -> None:
         self._offers: dict[str, _Offer] = {}
-        self._restore: dict[str, tuple[str, int, bytes]] = {}
-        self._server: asyncio.Server | None = None
-        self._lock = asyncio.Lock()
 
     async def offer(
         self, flow: http.HTTPFlow, exchange: Exchange, answer: Answer, deadline: Deadline
     ) -> None:
         """Send the flow to the relay for this answer. Raises OSError when it cannot listen."""
-        host, port = await self._listen()
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=_LONGEST_HEAD)
+        host, port = server.sockets[0].getsockname()
         token = secrets.token_hex(16)
         data = flow.request.data
         destination = (data.host, data.port, data.scheme)
         expiry = asyncio.get_running_loop().call_later(_UNCLAIMED, self._withdraw, token)
-        self._offers[token] = _Offer(answer, exchange, deadline, destination, expiry)
-        self._restore[flow.id] = destination
+        self._offers[token] = _Offer(answer, exchange, deadline, destination, expiry, server)
+        flow.__dict__[_ATTRIBUTE] = destination
         # The fields of `data` are set, not the properties: those would rewrite the Host header.
         data.host, data.port, data.scheme = host, port, b"http"
         flow.request.headers[TOKEN_HEADER] = token
 
     def restore(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         """The answer's head arrived from the relay: the request is shown as it was, the rest is streamed."""
-        destination = self._restore.pop(flow.id, None)
+        destination = flow.__dict__.pop(_ATTRIBUTE, None)
         if destination is None or flow.response is None:
             return
         data = flow.request.data
@@ -77,23 +78,15 @@ class Relay:
         flow.response.stream = count
 
     def close(self) -> None:
-        """Stop listening and give up what nobody came for."""
-        if self._server is not None:
-            self._server.close()
+        """Give up what nobody came for."""
         for token in list(self._offers):
             self._withdraw(token)
-
-    async def _listen(self) -> tuple[str, int]:
-        async with self._lock:
-            if self._server is None:
-                self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=_LONGEST_HEAD)
-        address: tuple[str, int] = self._server.sockets[0].getsockname()
-        return address
 
     def _withdraw(self, token: str) -> None:
         offer = self._offers.pop(token, None)
         if offer is not None:
             offer.expiry.cancel()
+            offer.server.close()
             offer.deadline.stop()
             offer.answer.close()
 
@@ -105,6 +98,7 @@ class Relay:
             if offer is None:
                 return
             offer.expiry.cancel()
+            offer.server.close()
             await self._stream(offer, reader, writer)
         except UpstreamError as error:
             assert offer is not None
