@@ -212,8 +212,8 @@ class Passthrough:
         """The timeout ran out while mitmproxy carries the exchange: end it at the upstream's side."""
         exchange.flag("UT")
         handler = ctx.master.addons.get("proxyserver").connections.get(flow.client_conn.id)
-        for connection, io in list(handler.transports.items()) if handler is not None else []:
-            if connection is flow.server_conn and io.writer is not None:
+        for end, io in list(handler.transports.items()) if handler is not None else []:
+            if end is flow.server_conn and io.writer is not None:
                 io.writer.transport.abort()
                 return
         flow.kill()
