@@ -282,6 +282,13 @@ def test_every_error_of_every_document_is_told_at_once(either_parser: str) -> No
     ]
 
 
+def test_of_a_field_given_twice_the_first_is_judged(either_parser: str) -> None:
+    assert errors("service: a\nretry: 200\nretry: [1]\n") == [
+        "2: a: retry: at most 100, got 200",
+        "3: a: retry: given twice, first on line 2: keep one",
+    ]
+
+
 def test_a_missing_space_is_named() -> None:
     (line,) = errors("service: a\nretry: {attempts:{a: 1}}")
     assert (
