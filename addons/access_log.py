@@ -82,7 +82,7 @@ def line(flow: http.HTTPFlow, exchange: Exchange) -> str:
     """
     request, response, facts = flow.request, flow.response, exchange.facts
     now = time.perf_counter()
-    sent, received = _sizes(flow, exchange)
+    sent, received = sizes(flow, exchange)
     if facts is not None:
         host, path = f"{facts.host}:{facts.port}", facts.target
     else:
@@ -137,7 +137,7 @@ def _fixed(exchange: Exchange) -> tuple[str, str]:
     return who, where
 
 
-def _sizes(flow: http.HTTPFlow, exchange: Exchange) -> tuple[int, int]:
+def sizes(flow: http.HTTPFlow, exchange: Exchange) -> tuple[int, int]:
     """Bytes of the bodies: sent to the client, received from it."""
     sent, received = exchange.bytes_out, exchange.bytes_in
     carrier = carrier_of(flow)

@@ -100,6 +100,7 @@ class Exchange:
         "bytes_in",
         "bytes_out",
         "logged",
+        "counted",
         "streamed",
     )
 
@@ -123,6 +124,7 @@ class Exchange:
         self.bytes_in = 0
         self.bytes_out = 0
         self.logged = False
+        self.counted = False
         self.streamed = False
         """True when mitmproxy's own stack carries the request's body upstream."""
 

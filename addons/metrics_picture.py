@@ -1,0 +1,102 @@
+"""What the proxy can tell of itself at this moment, gathered for a scrape."""
+
+from addons.engine.client import PoolStats
+from addons.engine.origin import Origin
+from addons.forwarder import Forwarder
+from addons.metrics import Metrics
+from addons.metrics_labels import LATENCY, UNKNOWN, addresses_of
+from addons.metrics_series import Labels
+from addons.metrics_text import Counts, Histogram, Picture
+from addons.policy_feed import PolicyFeed, release
+from control.policy.snapshot import Snapshot
+
+
+class Photographer:
+    """Takes pictures on the event loop, where nothing is being counted meanwhile."""
+
+    def __init__(self, metrics: Metrics, feed: PolicyFeed, forwarder: Forwarder) -> None:
+        self._metrics = metrics
+        self._feed = feed
+        self._forwarder = forwarder
+        self._snapshot: Snapshot | None = None
+        self._addresses: frozenset[str] = frozenset((UNKNOWN,))
+
+    def take(self) -> Picture:
+        picture = Picture()
+        metrics = self._metrics
+        metrics.settle()
+        for table in (metrics.requests, metrics.attempts, metrics.faults):
+            values = [(series.labels, float(series.count)) for series in table.all()]
+            picture.counts.append(Counts(table.metric, table.names, values))
+        for name in ("received", "sent"):
+            metric = "mitmesh_request_bytes" if name == "received" else "mitmesh_response_bytes"
+            bodies = [(series.labels, float(getattr(series, name))) for series in metrics.latency.all()]
+            picture.counts.append(Counts(metric, LATENCY, bodies))
+        for histogram in (metrics.latency, metrics.upstream):
+            lengths = [(series.labels, series.buckets.copy(), series.total) for series in histogram.all()]
+            picture.histograms.append(Histogram(histogram.metric, histogram.names, lengths))
+        self._policy(picture)
+        self._pools(picture)
+        self._own(picture)
+        return picture
+
+    def _policy(self, picture: Picture) -> None:
+        sync = self._feed.sync
+        snapshot = sync.snapshot if sync is not None else None
+        connected = sync is not None and sync.connected
+        picture.gauge(
+            "mitmesh_redis_connected", "1: changes of the policy are followed, 0: Redis is away", connected
+        )
+        picture.gauge(
+            "mitmesh_policy_revision",
+            "Revision of the policy in force; 0: nothing was applied yet, -1: no policy, all is refused",
+            -1 if snapshot is None else snapshot.revision,
+        )
+        since = self._metrics.policy_since
+        if since is not None:
+            age = self._metrics.clock() - since
+            picture.gauge(
+                "mitmesh_policy_age_seconds", "Time since the policy in force came into force here", age
+            )
+        picture.gauge(
+            "mitmesh_policy_refused",
+            "1: a newer policy was refused, see the log and `mitmesh status`",
+            sync is not None and bool(sync.error),
+        )
+
+    def _pools(self, picture: Picture) -> None:
+        client = self._forwarder.client
+        stats = client.stats() if client is not None else {}
+        values: dict[Labels, float] = {}
+        for origin, pool in stats.items():
+            endpoint = self._endpoint(origin)
+            for state, count in _states(pool):
+                values[endpoint, state] = values.get((endpoint, state), 0) + count
+        told = "Connections of the pool, by what they do"
+        picture.gauges.append(("mitmesh_upstream_connections", told, values, ("endpoint", "state")))
+
+    def _endpoint(self, origin: Origin) -> str:
+        """As label: addresses that the policy does not name are without number."""
+        sync = self._feed.sync
+        if sync is not None and sync.snapshot is not None and sync.snapshot is not self._snapshot:
+            self._snapshot = sync.snapshot
+            self._addresses = addresses_of(sync.snapshot)
+        address = str(origin)
+        return address if address in self._addresses else UNKNOWN
+
+    def _own(self, picture: Picture) -> None:
+        metrics = self._metrics
+        refused: dict[Labels, float] = {(table.metric,): table.refused for table in metrics.tables}
+        told = "Label sets that found no room and are counted as `other`"
+        picture.gauges.append(("mitmesh_label_sets_refused", told, refused, ("metric",)))
+        picture.gauge(
+            "mitmesh_metrics_errors",
+            "Exchanges that were not counted, and summaries not made, for a bug",
+            metrics.errors,
+        )
+        built: dict[Labels, float] = {(release(),): 1}
+        picture.gauges.append(("mitmesh_build_info", "The version that runs", built, ("version",)))
+
+
+def _states(pool: PoolStats) -> tuple[tuple[str, int], ...]:
+    return ("active", pool.open - pool.idle), ("idle", pool.idle), ("opening", pool.opening)

@@ -1,0 +1,38 @@
+"""What was counted since the last summary, by service, version and side."""
+
+from collections.abc import Iterable
+
+from addons.metrics_labels import LATENCY
+from addons.metrics_series import Labels, Latency, Requests
+from control.histogram import added, grown
+from control.traffic import Key, Row, Traffic
+
+_SIDES = {"source": "outbound", "destination": "inbound"}
+_AT = tuple(LATENCY.index(name) for name in ("destination_service", "destination_version", "reporter"))
+
+
+def _key(labels: Labels) -> Key:
+    service, version, reporter = (labels[index] for index in _AT)
+    return service, version, _SIDES.get(reporter, reporter)
+
+
+def traffic_since(
+    requests: Iterable[Requests], latencies: Iterable[Latency], end: float, seconds: float
+) -> Traffic:
+    """The traffic of the last `seconds` until `end` (Unix seconds); the series remember that it was told."""
+    rows: dict[Key, Row] = {}
+    for series in requests:
+        fresh = series.count - series.told
+        if fresh:
+            series.told = series.count
+            row = rows.setdefault(_key(series.labels), Row())
+            row.requests += fresh
+            row.failed += fresh if series.failed else 0
+            row.injected += fresh if series.injected else 0
+    for latency in latencies:
+        if latency.total != latency.told_total:
+            row = rows.setdefault(_key(latency.labels), Row())
+            row.latency = added((row.latency, grown(latency.buckets, latency.told_buckets)))
+            latency.told_buckets = latency.buckets.copy()
+            latency.told_total = latency.total
+    return Traffic(end, seconds, rows)
