@@ -103,7 +103,8 @@ class PolicyFeed:
         self.sync = PolicySync(
             self._store, self._describe, cache, on_change=lambda snapshot: _announce(hooks, snapshot)
         )
-        self._task = asyncio.get_running_loop().create_task(self.sync.run(), name="mesh policy feed")
+        follow = _follow(self.sync, self._store)
+        self._task = asyncio.get_running_loop().create_task(follow, name="mesh policy feed")
         self._task.add_done_callback(_say_if_dead)
         self._runs.set()
 
@@ -142,15 +143,15 @@ class PolicyFeed:
             self._refuse(flow)
 
     def _refuse(self, flow: http.HTTPFlow) -> None:
-        where = self._store.url_shown if self._store else ctx.options.mesh_redis
-        own_answer(
-            flow,
-            exchange_of(flow),
-            503,
-            "NP",
-            f"no policy: Redis at {where} has given none yet and there is no cache;"
-            " start Redis there, or name another with --set mesh_redis=URL",
-        )
+        if self.sync is not None and self.sync.error:
+            text = f"no policy: {self.sync.error}; there is no cache of an older one"
+        else:
+            where = self._store.url_shown if self._store else ctx.options.mesh_redis
+            text = (
+                f"no policy: Redis at {where} has given none yet and there is no cache;"
+                " start Redis there, or name another with --set mesh_redis=URL"
+            )
+        own_answer(flow, exchange_of(flow), 503, "NP", text)
 
     def _describe(self) -> NodeReport:
         proxyserver = ctx.master.addons.get("proxyserver")
@@ -162,7 +163,9 @@ class PolicyFeed:
             error="",
             version=release(),
             started=self._started,
-            addresses=tuple(f"{address[0]}:{address[1]}" for address in addresses),
+            addresses=tuple(
+                f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port, *_ in addresses
+            ),
             seen=time.time(),
         )
 
@@ -186,6 +189,13 @@ def _port(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
         raise ValueError(f"write a port from 1 to 65535, got {text!r}")
     return int(text)
+
+
+async def _follow(sync: PolicySync, store: Store) -> None:
+    try:
+        await sync.run()
+    finally:
+        await store.close()
 
 
 def _announce(hooks: HookTable, snapshot: Snapshot) -> None:

@@ -107,8 +107,7 @@ class PolicySync:
             logger.warning(f"{error}; going on with revision {revision}")
         elif not self.settled.is_set():
             logger.warning(str(error))
-            if self._cache is not None:
-                await self._load_cache(self._cache)
+            await self._load_cache()
             self.settled.set()
 
     async def _sync(self, hint: Hint | None, whole: bool) -> None:
@@ -128,43 +127,69 @@ class PolicySync:
                         documents[service] = text
             if revision != self._seen or documents != self._documents:
                 self._seen, self._documents = revision, documents
-                await self._adopt(revision, documents)
+                adopted = await self._adopt(revision, documents)
+                if not adopted and self.snapshot is None:
+                    await self._load_cache()
                 await self._report()
+                if adopted:
+                    await self._save_cache(revision, documents)
             self.settled.set()
 
-    async def _adopt(self, revision: int, documents: dict[str, str]) -> None:
+    async def _adopt(self, revision: int, documents: dict[str, str]) -> bool:
+        """Put it in force, or say why not."""
+        if self.snapshot is not None and self.snapshot.revision and not revision and not documents:
+            # Deleting the last service would have made a revision. A Redis without persistence was restarted.
+            self._refuse(
+                f"Redis is empty, as if it had lost its data; going on with revision {self.snapshot.revision}:"
+                " apply the policy again"
+            )
+            return False
         try:
             snapshot = await asyncio.to_thread(build, revision, documents, self.snapshot)
         except PolicyErrors as errors:
-            problems = [str(problem) for problem in errors.problems]
-            self.error = f"refused revision {revision}: {problems[0]}"
-            if len(problems) > 1:
-                self.error += f" (and {len(problems) - 1} more)"
-            for problem in problems:
-                logger.error(f"refused revision {revision}: {problem}")
-            return
+            self._refuse(*(f"refused revision {revision}: {problem}" for problem in errors.problems))
+            return False
+        except Exception as error:
+            # Whatever a person wrote into Redis by hand, the next change must be heard.
+            logger.warning("a policy that cannot be compiled", exc_info=True)
+            self._refuse(f"refused revision {revision}: {type(error).__name__}: {error}")
+            return False
         self.snapshot = snapshot
         self.error = ""
         self._on_change(snapshot)
         logger.info(f"revision {revision} in force, {len(documents)} documents")
+        return True
+
+    def _refuse(self, *reasons: str) -> None:
+        self.error = reasons[0] if len(reasons) == 1 else f"{reasons[0]} (and {len(reasons) - 1} more)"
+        for reason in reasons:
+            # Not as errors, at which mitmproxy would exit while it starts.
+            logger.warning(reason)
+
+    async def _save_cache(self, revision: int, documents: dict[str, str]) -> None:
         if self._cache is not None:
             try:
                 await asyncio.to_thread(write_cache, self._cache, self._store.mesh, revision, documents)
             except OSError as error:
                 logger.warning(f"mesh_cache {self._cache}: not written: {error.strerror}")
 
-    async def _load_cache(self, path: Path) -> None:
+    async def _load_cache(self) -> None:
+        path = self._cache
+        if path is None:
+            return
         try:
             revision, documents = await asyncio.to_thread(read_cache, path, self._store.mesh)
-            self.snapshot = await asyncio.to_thread(build, revision, documents, None)
+            snapshot = await asyncio.to_thread(build, revision, documents, None)
         except FileNotFoundError:
             logger.warning(f"mesh_cache {path}: no such file yet")
         except OSError as error:
-            logger.error(f"mesh_cache {path}: not readable: {error.strerror}")
+            logger.warning(f"mesh_cache {path}: not readable: {error.strerror}")
         except (ValueError, PolicyErrors) as error:
-            logger.error(f"mesh_cache {path}: not usable: {error}")
+            logger.warning(f"mesh_cache {path}: not usable: {error}")
         else:
-            logger.warning(f"mesh_cache {path}: revision {revision} in force until Redis is back")
+            self.snapshot = snapshot
+            self._on_change(snapshot)
+            logger.warning(f"mesh_cache {path}: revision {revision} in force until Redis gives a newer one")
 
     async def _report(self) -> None:
         revision = self.snapshot.revision if self.snapshot else 0

@@ -32,8 +32,8 @@ def test_in_reverse_mode_the_caller_need_not_know_of_the_proxy(mesh, tmp_path, o
             modes=[f"reverse:http://{upstream.address}@{port}"],
         )
         with running(proxy):
-            failing = [503, 503]
-            upstream.reply = lambda request, connection: saying(failing.pop() if failing else 200)(
+            failing = [saying(503), saying(503)]
+            upstream.reply = lambda request, connection: (failing.pop() if failing else saying())(
                 request, connection
             )
             got = get(port, "/direct?a=b")
