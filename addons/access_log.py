@@ -104,7 +104,8 @@ def line(flow: http.HTTPFlow, exchange: Exchange) -> str:
     )
 
 
-_known: dict[tuple[int, int], tuple[object, object, object, tuple[str, str, str], tuple[str, str]]] = {}
+_Known = tuple[object, object, object, tuple[str, str, str, str | None], tuple[str, str]]
+_known: dict[tuple[int, int], _Known] = {}
 
 
 def _fixed(exchange: Exchange) -> tuple[str, str]:
@@ -113,7 +114,8 @@ def _fixed(exchange: Exchange) -> tuple[str, str]:
     Known by identity, and the objects are kept with the spelling: an id can only be reused once they are gone.
     """
     route, share, snapshot = exchange.route, exchange.share, exchange.snapshot
-    whose = (exchange.node, exchange.service, exchange.source)
+    version = _version(exchange)
+    whose = (exchange.node, exchange.service, exchange.source, version)
     key = (id(route), id(share))
     known = _known.get(key)
     if (
@@ -124,11 +126,11 @@ def _fixed(exchange: Exchange) -> tuple[str, str]:
         and known[3] == whose
     ):
         return known[4]
-    node, service, source = map(_text, whose)
+    node, service, source = map(_text, whose[:3])
     who = f',"node":{node},"service":{service},"source":{source}'
     where = (
         f',"route":{"null" if route is None else _text(route.label)}'
-        f',"version":{"null" if share is None or share.version is None else _text(share.version)}'
+        f',"version":{"null" if version is None else _text(version)}'
         f',"revision":{"null" if snapshot is None else snapshot.revision}'
     )
     if len(_known) >= _MOST_KNOWN:
