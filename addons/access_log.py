@@ -152,6 +152,14 @@ def sizes(flow: http.HTTPFlow, exchange: Exchange) -> tuple[int, int]:
     return sent, received or len(flow.request.data.content or b"")
 
 
+def _version(exchange: Exchange) -> str | None:
+    """The version that was chosen, or, where a route takes all of them together, the one of the last endpoint."""
+    share, attempts = exchange.share, exchange.attempts
+    if share is None or share.version is not None or not attempts or (last := attempts[-1].endpoint) is None:
+        return None if share is None else share.version
+    return last.version
+
+
 def _attempt(attempt: Attempt) -> str:
     if attempt.error is not None:
         told = f'"error":"{attempt.error}","detail":{_text(attempt.detail)}'
