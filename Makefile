@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 READY := $(VENV)/.ready-$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format lock wheel clean
+.PHONY: help setup demo test test-all bench check format lock wheel clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -25,6 +25,9 @@ test: $(READY)  ## the test suite
 
 test-all:  ## the suite on every Python of 3.11, 3.12 and 3.13 on this machine; SKIP='3.11 ...' leaves some out
 	@MAKE='$(MAKE)' SKIP='$(SKIP)' ARGS='$(ARGS)' bash .ci/test-all
+
+bench: $(VENV)/.bench-$(VERSION)  ## the proxies beside Envoy and others, an hour; ARGS=--quick: 2 minutes
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 check: $(READY)  ## formatting, lint and types
 	$(BIN)/ruff format --check .
@@ -46,6 +49,10 @@ wheel: $(READY)  ## dist/mitmesh-*.whl
 
 clean:  ## what make has made
 	rm -rf .venv .venv-* dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/.bench-%: $(VENV)/.ready-%
+	@$(PIP) --no-build-isolation --editable '.[bench]'
+	@touch $@
 
 # What builds packages is installed first and used from here (--no-build-isolation), so that it too is pinned.
 # Where the system's Python comes without ensurepip, pip is put into the environment from outside.
