@@ -68,7 +68,7 @@ def test_the_wheel_says_what_it_is(wheel):
     assert fields["Name"] == "mitmesh"
     assert fields["License-Expression"] == "MIT"
     assert fields["Requires-Python"] == ">=3.11"
-    assert set(fields.get_all("Provides-Extra")) == {"demo", "dev"}
+    assert set(fields.get_all("Provides-Extra")) == {"bench", "demo", "dev"}
     assert "mitmproxy<13,>=11.0.2" in fields.get_all("Requires-Dist")
 
 
