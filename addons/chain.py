@@ -3,6 +3,8 @@
 from addons.access_log import AccessLog
 from addons.faults import Faults
 from addons.forwarder import Forwarder
+from addons.metrics import Metrics
+from addons.metrics_pages import MetricsPages
 from addons.passthrough import Passthrough
 from addons.policy_feed import PolicyFeed
 from addons.retry import Retry
@@ -11,13 +13,18 @@ from addons.routing import Routing
 
 def chain() -> list[object]:
     """New features in the order of a request's life."""
-    routing, forwarder = Routing(), Forwarder()
+    feed, routing, forwarder, metrics = PolicyFeed(), Routing(), Forwarder(), Metrics()
+    feed.summarize = metrics.summary
     return [
-        PolicyFeed(),  # pins the snapshot that all below look at
+        MetricsPages(
+            metrics, feed, forwarder
+        ),  # first, so that health is told without a policy, and nowhere logged
+        feed,  # pins the snapshot that all below look at
         routing,  # decides the service and route; nothing below works without
         Passthrough(routing, forwarder),  # takes what cannot be buffered, before its body is read
         Faults(),  # beneath retry: acts on each attempt before it goes out
         Retry(),  # judges each attempt's outcome, a fault's included
         forwarder,  # runs the attempts, asking the two above
-        AccessLog(),  # last, so that it tells the final answer
+        AccessLog(),  # after all that answers, so that it tells the final answer
+        metrics,  # last: the log has noted whether the client left
     ]

@@ -22,6 +22,8 @@ METHODS = frozenset(
 _LONGEST_METHOD = max(map(len, METHODS))
 SWEEP = 1.0
 """Seconds between looks at connections that take too long."""
+OWN_HOST = "mesh.local"
+"""Where the proxy answers for itself, as mitmproxy does at mitm.it."""
 MODES = (mode_specs.RegularMode, mode_specs.ReverseMode, mode_specs.TransparentMode)
 
 
@@ -119,7 +121,7 @@ class FastLane:
         if lane is None:
             if self._hooks is None:
                 self._hooks = HookTable(ctx.master.addons)
-            destinations = Destinations(mode, ctx.options.keep_host_header)
+            destinations = Destinations(mode, ctx.options.keep_host_header, OWN_HOST)
             lane = self._lanes[mode.full_spec] = Lane(self._hooks, destinations)
         return lane
 

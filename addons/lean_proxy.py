@@ -99,6 +99,7 @@ class LeanMaster(master.Master):
         await super().run()
 
     async def done(self) -> None:
+        await self._listeners.hooks.trigger("mesh_drain")
         servers = self.addons.get("proxyserver").servers
         await servers.update([])
         await self._listeners.drain(self._options.drain())

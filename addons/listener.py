@@ -12,7 +12,7 @@ from addons.engine.destination import Destinations
 from addons.engine.hooks import HookTable
 from addons.engine.lane import Lane
 from addons.engine.server import ServerConnection
-from addons.fast_lane import MODES, SWEEP, begins_http1, read_later
+from addons.fast_lane import MODES, OWN_HOST, SWEEP, begins_http1, read_later
 
 logger = logging.getLogger("mesh.listener")
 
@@ -71,7 +71,7 @@ class Listeners:
         _wake(self._over)
 
     async def _listen(self, instance: Any, host: str, port: int) -> asyncio.Server:
-        lane = Lane(self.hooks, Destinations(instance.mode, ctx.options.keep_host_header))
+        lane = Lane(self.hooks, Destinations(instance.mode, ctx.options.keep_host_header, OWN_HOST))
         loop = asyncio.get_running_loop()
         if self._sweeper is None:
             self._sweeper = loop.call_later(SWEEP, self._sweep, loop)

@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -48,6 +48,8 @@ class PolicyFeed:
     def __init__(self) -> None:
         self.sync: PolicySync | None = None
         self.node = default_node()
+        self.summarize: Callable[[], str] = str
+        """What this proxy tells of its traffic, as text of control/traffic.py; asked at every report."""
         self._store: Store | None = None
         self._task: asyncio.Task[None] | None = None
         self._runs = asyncio.Event()
@@ -167,6 +169,7 @@ class PolicyFeed:
                 f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port, *_ in addresses
             ),
             seen=time.time(),
+            traffic=self.summarize(),
         )
 
     def _say_goodbye(self) -> None:

@@ -62,7 +62,7 @@ class NodeReport:
     """What a proxy says about itself. `started` and `seen` in Unix seconds.
 
     `seen`, when it reported last, is set by the reader from the report's remaining life and its own
-    clock, so that clocks which disagree do not make a live node look dead.
+    clock, so that clocks which disagree do not make a live node look dead. `traffic` is text of control/traffic.py.
     """
 
     id: str
@@ -73,6 +73,7 @@ class NodeReport:
     started: float = 0.0
     addresses: tuple[str, ...] = ()
     seen: float = 0.0
+    traffic: str = ""
 
 
 def as_text(data: bytes) -> str:
@@ -125,6 +126,7 @@ def write_report(node: NodeReport, ttl: float) -> dict[str, str]:
         "version": node.version,
         "started": repr(node.started),
         "addresses": json.dumps(node.addresses),
+        "traffic": node.traffic,
         "ttl": repr(ttl),
     }
 
@@ -141,6 +143,7 @@ def read_report(node_id: str, fields: list[bytes], left: float, now: float) -> N
             said.get("version", ""),
             float(said.get("started", "0")),
             tuple(str(address) for address in json.loads(said.get("addresses", "[]"))),
+            traffic=said.get("traffic", ""),
         )
         return replace(report, seen=now - max(0.0, float(said["ttl"]) - left))
     except (ValueError, TypeError, KeyError):

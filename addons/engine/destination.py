@@ -47,9 +47,14 @@ def split_target(target: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 class Destinations:
-    """For one listener in one mode; `find` is cheap for targets in origin form that name the same host."""
+    """For one listener in one mode; `find` is cheap for targets in origin form that name the same host.
 
-    def __init__(self, mode: mode_specs.ProxyMode, keep_host: bool) -> None:
+    own_host: the proxy's own name, which leads nowhere else in any mode.
+    """
+
+    def __init__(self, mode: mode_specs.ProxyMode, keep_host: bool, own_host: str = "") -> None:
+        self._own = own_host
+        self._own_bytes = own_host.encode()
         self._fixed: tuple[str, int, bytes] | None = None
         self._host: bytes | None = None
         self._transparent = isinstance(mode, mode_specs.TransparentMode)
@@ -73,6 +78,8 @@ class Destinations:
         else:
             scheme, named, path = split_target(target)
         host = named if named is not None else value(fields, b"host")
+        if host == self._own_bytes and host:
+            return Destination(self._own, 80, scheme, path, fields)
         if self._fixed is not None:
             address, port, scheme = self._fixed
             if self._host is not None and host != self._host:
