@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import Valkey, free_port
 from tests.mesh_process import LANES, ROOT, Mesh, Proxy, get, running, send
 from tests.test_wheel import installed, wheel  # noqa: F401 - fixtures
-from tests.upstream import Upstream, saying
+from tests.upstream import Upstream, in_turn, saying
 
 MITMESH = [sys.executable, "-m", "control"]
 
@@ -32,10 +32,7 @@ def test_in_reverse_mode_the_caller_need_not_know_of_the_proxy(mesh, tmp_path, o
             modes=[f"reverse:http://{upstream.address}@{port}"],
         )
         with running(proxy):
-            failing = [saying(503), saying(503)]
-            upstream.reply = lambda request, connection: (failing.pop() if failing else saying())(
-                request, connection
-            )
+            upstream.reply = in_turn(saying(503), saying(503), saying())
             got = get(port, "/direct?a=b")
             assert (got.status, got.body, got.header("x-mesh-attempts")) == (200, b"ok", "3")
             assert {request.target for request in upstream.requests} == {"/direct?a=b"}

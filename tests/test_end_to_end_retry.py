@@ -2,34 +2,19 @@
 
 import http.client
 import socket
-import threading
 import time
 
 import pytest
 
 from tests.conftest import free_port
 from tests.mesh_process import LANES, Answer, Client, World, eventually
-from tests.upstream import Upstream, answer, saying
+from tests.upstream import Upstream, in_turn, saying
 
 
 @pytest.fixture(scope="module", params=LANES)
 def world(request, tmp_path_factory):
     with World(tmp_path_factory.mktemp("retry"), options=request.param) as world:
         yield world
-
-
-def failing_first(times: int, failure: bytes, success: bytes = answer(200, "at last")):
-    """Fails so many times, then succeeds."""
-    lock = threading.Lock()
-    count = 0
-
-    def reply(request, connection):
-        nonlocal count
-        with lock:
-            count += 1
-            return failure if count <= times else success
-
-    return reply
 
 
 def reset(request, connection: socket.socket) -> None:
@@ -130,13 +115,7 @@ def test_the_last_answer_is_passed_on_as_it_came(world):
     ],
 )  # fmt: skip
 def test_what_calls_for_another_try(world, condition, failure):
-    calls = []
-
-    def reply(request, connection):
-        calls.append(request)
-        return failure(request, connection) if len(calls) == 1 else answer(200, "good")
-
-    with Upstream(reply) as upstream:
+    with Upstream(in_turn(failure, saying(200, "good"))) as upstream:
         service = world.serve(
             f"retry: {{attempts: 3, on: [{condition}], backoff: {{base: 1ms}}}}", upstream.address
         )
@@ -223,7 +202,7 @@ def test_no_endpoint_with_a_weight_is_503_uh(world):
 
 
 def test_retries_wait_as_long_as_retry_after_asks(world):
-    with Upstream(failing_first(1, answer(503, "later", retry_after="1"))) as upstream:
+    with Upstream(in_turn(saying(503, "later", retry_after="1"), saying())) as upstream:
         service = world.serve("retry: {attempts: 2, on: [503]}", upstream.address)
         start = time.monotonic()
         got = world.get(f"http://{service}/")

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.mesh_process import LANES, Client, World, eventually
-from tests.upstream import Upstream, answer, saying
+from tests.upstream import Upstream, in_turn, saying
 
 
 @pytest.fixture(scope="module", params=LANES)
@@ -64,13 +64,7 @@ def test_the_timeout_runs_out_during_a_pause_and_is_told_at_that_moment(world):
 
 
 def test_a_per_try_timeout_ends_a_try_and_the_next_succeeds(world):
-    calls = []
-
-    def reply(request, connection):
-        calls.append(request)
-        return silent(request, connection) if len(calls) == 1 else answer(200, "second")
-
-    with Upstream(reply) as upstream:
+    with Upstream(in_turn(silent, saying(200, "second"))) as upstream:
         service = world.serve("retry: {attempts: 2, on: [timeout], per_try_timeout: 300ms}", upstream.address)
         got = world.get(f"http://{service}/per-try")
         assert (got.status, got.body) == (200, b"second")

@@ -49,6 +49,19 @@ def saying(status: int = 200, body: bytes | str = b"ok", **fields: str) -> Reply
     return lambda request, connection: data
 
 
+def in_turn(*replies: Reply) -> Reply:
+    """One after the other; the last one goes on for ever."""
+    lock = threading.Lock()
+    waiting = list(replies)
+
+    def reply(request: Received, connection: socket.socket) -> bytes | None:
+        with lock:
+            chosen = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+        return chosen(request, connection)
+
+    return reply
+
+
 @dataclass
 class Upstream:
     """Listens on a port of its own from the start of a `with` block to its end; keep-alive.
