@@ -33,6 +33,7 @@ class LogWriter:
         self._closing = threading.Event()
         self._dropped = 0
         self._complained = False
+        self._homeless = False
         self._thread = threading.Thread(target=self._run, name="mesh access log", daemon=True)
         self._thread.start()
 
@@ -75,27 +76,43 @@ class LogWriter:
 
     def _put(self, text: str) -> None:
         try:
-            self._reopen_if_moved()
-            self._file.write(text)
+            if self._path is not None:
+                self._reopen_if_moved(self._path)
+            self._file.write(_writable(text, self._file.encoding or "utf-8"))
             self._file.flush()
-            self._complained = False
         except (OSError, ValueError) as error:
-            if not self._complained:
-                self._complained = True
-                logger.error(f"access log: cannot write {self._path or 'standard output'}: {error}")
+            self._complain(error)
+        else:
+            self._complained = self._homeless
 
-    def _reopen_if_moved(self) -> None:
-        if self._path is None:
-            return
+    def _reopen_if_moved(self, path: Path) -> None:
         opened = os.fstat(self._file.fileno())
         try:
-            named = os.stat(self._path)
+            named = os.stat(path)
         except FileNotFoundError:
             named = None
+        self._homeless = False
         if named is None or (named.st_ino, named.st_dev) != (opened.st_ino, opened.st_dev):
-            self._file.close()
-            self._file = _open(self._path)
+            try:
+                fresh = _open(path)
+            except OSError as error:
+                # Until it can be opened again, lines go on to where the old one went.
+                self._homeless = True
+                self._complain(error)
+            else:
+                self._file.close()
+                self._file = fresh
+
+    def _complain(self, error: Exception) -> None:
+        if not self._complained:
+            self._complained = True
+            logger.error(f"access log: cannot write {self._path or 'standard output'}: {error}")
 
 
 def _open(path: Path) -> TextIO:
-    return path.open("a", encoding="utf-8", errors="surrogateescape")
+    return path.open("a", encoding="utf-8")
+
+
+def _writable(text: str, encoding: str) -> str:
+    """The text with JSON's escapes in the place of what the file cannot hold, such as bytes that were no UTF-8."""
+    return text if text.isascii() else text.encode(encoding, "backslashreplace").decode(encoding)
