@@ -89,11 +89,7 @@ class Photographer:
         refused: dict[Labels, float] = {(table.metric,): table.refused for table in metrics.tables}
         told = "Label sets that found no room and are counted as `other`"
         picture.gauges.append(("mitmesh_label_sets_refused", told, refused, ("metric",)))
-        picture.gauge(
-            "mitmesh_metrics_errors",
-            "Exchanges that were not counted, and summaries not made, for a bug",
-            metrics.errors,
-        )
+        picture.counts.append(Counts("mitmesh_metrics_errors", (), [((), float(metrics.errors))]))
         built: dict[Labels, float] = {(release(),): 1}
         picture.gauges.append(("mitmesh_build_info", "The version that runs", built, ("version",)))
 

@@ -23,6 +23,7 @@ HELP = {
     "mitmesh_faults_injected": "Times that a fault of the policy acted on an attempt",
     "mitmesh_request_duration_milliseconds": "From a request's head to the end of its answer",
     "mitmesh_upstream_duration_milliseconds": "From the start of an attempt to the head of its answer, injected delays left out",
+    "mitmesh_metrics_errors": "Exchanges that were not counted, and summaries not made, for a bug",
     "mitmesh_request_bytes": "Bytes of request bodies",
     "mitmesh_response_bytes": "Bytes of answers' bodies",
 }

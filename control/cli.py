@@ -24,6 +24,7 @@ from control.commands import (
     rollback,
     schema,
     status,
+    top,
     validate,
     version,
     watch,
@@ -50,6 +51,7 @@ app.command()(delete.delete)
 app.command()(history.history)
 app.command()(rollback.rollback)
 app.command()(status.status)
+app.command()(top.top)
 app.command()(watch.watch)
 app.command()(explain.explain)
 app.command()(schema.schema)

@@ -6,6 +6,7 @@ It travels in the node's report as a short JSON text:
 """
 
 import json
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,3 +142,38 @@ def _total(key: Key, rate: float, rows: list[Row]) -> Total:
         sum(row.injected for row in rows),
         *(quantile(latency, share) for share in (0.5, 0.95, 0.99)),
     )
+
+
+class Windows:
+    """What each proxy told, of about the last `over` seconds; the last report of each in any case."""
+
+    def __init__(self, over: float) -> None:
+        self._over = over
+        self._told: dict[str, deque[Traffic]] = {}
+
+    def take(self, texts: Mapping[str, str]) -> None:
+        """Node -> the traffic in its report now. A report that was seen before counts once, a node that is gone not at all."""
+        self._told = {node: told for node, told in self._told.items() if node in texts}
+        for node, text in texts.items():
+            traffic = read_traffic(text)
+            if traffic is None:
+                continue
+            told = self._told.setdefault(node, deque())
+            if not told or told[-1].end != traffic.end:
+                told.append(traffic)
+            # Half a second of slack: a proxy's second is a little longer than ours.
+            while sum(each.seconds for each in told) - told[0].seconds >= self._over - 0.5:
+                told.popleft()
+
+    @property
+    def seconds(self) -> float:
+        """How long the longest of them looked, at most about `over`."""
+        return max((sum(each.seconds for each in told) for told in self._told.values()), default=0.0)
+
+    @property
+    def more(self) -> int:
+        """Rows that the proxies' newest reports left out."""
+        return sum(told[-1].more for told in self._told.values())
+
+    def totals(self) -> list[Total]:
+        return totals(self._told.values())

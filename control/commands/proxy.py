@@ -42,6 +42,12 @@ def proxy(
         str | None,
         typer.Option(metavar="FILE|-", help="a line for each exchange: --set mesh_access_log=FILE"),
     ] = None,
+    metrics_port: Annotated[
+        str,
+        typer.Option(
+            metavar="PORT", help="/metrics, /healthz and /readyz there: --set mesh_metrics_port=PORT"
+        ),
+    ] = "",
     mode: Annotated[
         list[str] | None, typer.Option("--mode", metavar="MODE", help="as mitmdump's; repeatable")
     ] = None,
@@ -87,6 +93,8 @@ def proxy(
     sets = [f"{name}={value}" for name, value in own.items() if value]
     if access_log is not None:
         sets.append(f"mesh_access_log={access_log}")
+    if metrics_port:
+        sets.append(f"mesh_metrics_port={_port('--metrics-port', metrics_port)}")
     modes = [f"regular@{_port('--outbound', port)}" for port in outbound or ()]
     for text in inbound or ():
         listen, address = _inbound(text)
