@@ -47,7 +47,7 @@ def describe(checkout: Path, nginx: str, wrk: str, envoy: Path) -> dict[str, str
     packages = ("mitmproxy", "proxy.py", "uvloop", "httptools")
     return {
         "date": time.strftime("%Y-%m-%d %H:%M %Z"),
-        "mitmesh": _commit(checkout),
+        "mitmesh": commit(checkout),
         "machine": f"{_model()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
         "load average": " ".join(f"{load:.1f}" for load in os.getloadavg()),
         "Python": platform.python_version(),
@@ -91,7 +91,7 @@ def _said(command: list[str], pattern: str) -> str:
     return found[1] if found else "unknown"
 
 
-def _commit(checkout: Path) -> str:
+def commit(checkout: Path) -> str:
     """The commit of the tree, with a + when it has changes; a tree without git may name its own in a file COMMIT."""
     named = checkout / "COMMIT"
     if named.exists():

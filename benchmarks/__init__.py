@@ -1,0 +1,1 @@
+"""Measurements of the mesh; none of them is installed with it."""
