@@ -15,7 +15,6 @@ from mitmproxy import http
 from addons.answers import FLAG_HEADER, own_answer
 from addons.deadline import Deadline
 from addons.engine.answer import Answer
-from addons.engine.call import Call
 from addons.engine.carrier import carrier_of
 from addons.engine.client import Client
 from addons.engine.errors import UpstreamError
@@ -30,6 +29,7 @@ from control.policy.snapshot import Endpoint, Snapshot
 
 CONNECT_TIMEOUT = 5.0
 IDLE_TIMEOUT = 300.0
+_IDEMPOTENT = frozenset(method.encode() for method in IDEMPOTENT)
 _OWN_ANSWERS = {
     "connect-failure": (503, "UF", "no connection to {}: {}"),
     "reset": (503, "UC", "{} ended the connection before it answered: {}"),
@@ -44,8 +44,16 @@ class Attempts:
     def __init__(self, client: Client, hooks: HookTable) -> None:
         self._client = client
         self.hooks = hooks
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._turns: dict[tuple[str, str | None], RoundRobin] = {}
         self._origins: dict[tuple[str, int, bool, str], Origin] = {}
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The one event loop; asked for once, since on Python 3.11 asking is a system call."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
 
     def forget(self, snapshot: Snapshot) -> None:
         """Drop the turns of services that the new snapshot no longer has."""
@@ -143,23 +151,19 @@ class Attempts:
             connect_timeout=CONNECT_TIMEOUT if route is None else route.connect_timeout,
             buffer=retry.max_body if retry is not None and retry.needs_body else 0,
             idle_timeout=IDLE_TIMEOUT if route is None else route.idle_timeout,
-            resend=request.method in IDEMPOTENT or has_idempotency_key(request.headers.fields),
+            resend=request.data.method in _IDEMPOTENT or has_idempotency_key(request.headers.fields),
         )
         if carrier is not None and upload is not None:
-            carrier.pump = asyncio.get_running_loop().create_task(upload.pump(call))
-        deadline.call = call
-        watch = None
-        if per_try is not None:
-            watch = asyncio.get_running_loop().call_later(per_try, _out_of_time, call, per_try)
+            carrier.pump = self.loop.create_task(upload.pump(call))
+        deadline.watch(call, per_try)
         try:
             answer = await call
         except UpstreamError as error:
+            deadline.answered(whole=True)
             attempt.error = error.kind
             attempt.detail = error.detail
             return None
-        finally:
-            if watch is not None:
-                watch.cancel()
+        deadline.answered(answer.complete)
         attempt.status = answer.status
         attempt.fields = answer.fields
         if answer.complete:
@@ -234,9 +238,3 @@ class Attempts:
 
 def _elsewhere(retry: CompiledRetry | None) -> bool:
     return retry is not None and retry.other_endpoint
-
-
-def _out_of_time(call: Call, seconds: float) -> None:
-    # A per-try timeout counts until the answer's head; what is gathered after it is not its business.
-    if not call.head_seen:
-        call.cancel(UpstreamError("timeout", f"no answer within {seconds:g} s"))

@@ -5,17 +5,32 @@ import asyncio
 from addons.engine.call import Call
 from addons.engine.errors import UpstreamError
 
+_RESOLUTION = 0.002
+
 
 class Deadline:
-    """Armed with `start`; until `stop` it may end one call or one pause, whichever is under way.
+    """Holds from `start` on; until `stop` it may end one call or one pause, whichever is under way.
 
-    Without `start` nothing ever runs out, and waiting costs no more than without a deadline.
+    One timer serves the overall timeout and the one of a try, since most requests have both and need neither.
     """
 
-    __slots__ = ("_handle", "_loop", "_pause", "abandoned", "call", "expired")
+    __slots__ = (
+        "_expiry",
+        "_handle",
+        "_loop",
+        "_pause",
+        "_try_ends",
+        "_try_seconds",
+        "abandoned",
+        "call",
+        "expired",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._expiry: float | None = None
+        self._try_ends: float | None = None
+        self._try_seconds = 0.0
         self._handle: asyncio.TimerHandle | None = None
         self._pause: asyncio.Future[None] | None = None
         self.call: Call | None = None
@@ -29,12 +44,36 @@ class Deadline:
         if seconds <= 0:
             self._expire()
         else:
-            self._handle = self._loop.call_later(seconds, self._expire)
+            self._expiry = self._loop.time() + seconds
+
+    def watch(self, call: Call, seconds: float | None) -> None:
+        """This call is under way; its answer's head may take `seconds` (None: any time). Until `answered`."""
+        self.call = call
+        at = self._expiry
+        if seconds is not None:
+            self._try_seconds = seconds
+            ends = self._try_ends = self._loop.time() + seconds
+            if at is None or ends < at:
+                at = ends
+        if at is not None:
+            self._handle = self._loop.call_at(at, self._due)
+
+    def answered(self, whole: bool) -> None:
+        """The call has its answer (or failed); an answer that is not whole yet is still watched."""
+        self._try_ends = None
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        if whole:
+            self.call = None
+        elif self._expiry is not None:
+            self._handle = self._loop.call_at(self._expiry, self._due)
 
     def stop(self) -> None:
         """The exchange is over."""
         if self._handle is not None:
             self._handle.cancel()
+            self._handle = None
         self.call = None
 
     async def sleep(self, seconds: float | None) -> None:
@@ -43,13 +82,17 @@ class Deadline:
             return
         future: asyncio.Future[None] = self._loop.create_future()
         self._pause = future
-        handle = None if seconds is None else self._loop.call_later(seconds, _wake, future)
+        timers = []
+        if seconds is not None:
+            timers.append(self._loop.call_later(seconds, _wake, future))
+        if self._expiry is not None:
+            timers.append(self._loop.call_at(self._expiry, self._due))
         try:
             await future
         finally:
             self._pause = None
-            if handle is not None:
-                handle.cancel()
+            for timer in timers:
+                timer.cancel()
 
     def wake(self) -> None:
         """End the wait."""
@@ -60,6 +103,20 @@ class Deadline:
         """The client has left: end at once what is under way."""
         self.abandoned = True
         self._expire()
+
+    def _due(self) -> None:
+        now = self._loop.time()
+        # Event loops may call a little early, by what their clock cannot tell apart.
+        if self._expiry is not None and now >= self._expiry - _RESOLUTION:
+            self._expire()
+            return
+        call = self.call
+        if self._try_ends is not None and call is not None and not call.head_seen:
+            call.cancel(UpstreamError("timeout", f"no answer within {self._try_seconds:g} s"))
+        elif self._expiry is not None:
+            # A timeout of a try counts until the answer's head; what is gathered after it is not its business.
+            self._try_ends = None
+            self._handle = self._loop.call_at(self._expiry, self._due)
 
     def _expire(self) -> None:
         self.expired = True

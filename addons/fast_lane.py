@@ -11,6 +11,7 @@ from addons.engine.destination import Destinations
 from addons.engine.hooks import HookTable
 from addons.engine.lane import Lane
 from addons.engine.server import ServerConnection
+from addons.own_stack import stopping
 
 logger = logging.getLogger("mesh.fast_lane")
 
@@ -54,6 +55,9 @@ class FastLane:
             self._lanes.clear()
 
     def done(self) -> None:
+        if not stopping():
+            # At a reload the connections stay; only new ones are for the next instance.
+            return
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None

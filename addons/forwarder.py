@@ -1,6 +1,5 @@
 """Sends what is routed and answers with what came back: mitmproxy's own upstream side is not used."""
 
-import asyncio
 import logging
 
 from mitmproxy import ctx, http
@@ -17,6 +16,7 @@ from addons.engine.flows import make_response
 from addons.engine.hooks import HookTable
 from addons.engine.wire import Fields, end_to_end, value
 from addons.exchange import Exchange, exchange_of
+from addons.own_stack import stopping
 from addons.relay import Relay
 from control.policy.snapshot import Snapshot
 
@@ -46,6 +46,11 @@ class Forwarder:
 
     def done(self) -> None:
         client, self.client = self.client, None
+        if not stopping():
+            # At a reload what is under way goes on to its end.
+            if client is not None:
+                client.close_idle()
+            return
         if client is not None:
             client.close()
         if self._relay is not None:
@@ -64,7 +69,7 @@ class Forwarder:
             return
         if exchange.streamed:
             return
-        deadline = Deadline(asyncio.get_running_loop())
+        deadline = Deadline(self.attempts.loop)
         # The fast lane tells by itself.
         watch = ClientWatch(flow, deadline) if carrier_of(flow) is None else None
         streaming = False

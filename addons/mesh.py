@@ -5,10 +5,13 @@ every other addon has had its say about a request before it is routed, and a
 bug in one feature cannot switch off the next, as it would inside one script.
 """
 
+import contextlib
+import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from mitmproxy import ctx, hooks
+from mitmproxy import ctx, exceptions, hooks
 from mitmproxy.addonmanager import Loader
 
 # mitmproxy puts this file's folder on sys.path, never the one above it: in a bare checkout
@@ -19,7 +22,10 @@ if _ROOT not in sys.path:
 
 from addons.chain import chain  # noqa: E402
 from addons.fast_lane import FastLane  # noqa: E402
-from addons.own_stack import settings  # noqa: E402
+from addons.guard import Guard  # noqa: E402
+from addons.own_stack import settings, stopping  # noqa: E402
+
+logger = logging.getLogger("mesh")
 
 
 class Mesh:
@@ -29,15 +35,20 @@ class Mesh:
         self.features: list[object] = []
 
     def load(self, loader: Loader) -> None:
+        guard = ctx.master.addons.get("guard")
+        if guard is not None:
+            ctx.master.addons.remove(guard)
         self.features = [*chain(), FastLane()]
-        ctx.master.addons.add(*self.features)
-        ctx.options.update(**settings(ctx.options))
+        with _told():
+            ctx.master.addons.add(*self.features)
+            ctx.options.update(**settings(ctx.options))
 
     def configure(self, updated: set[str]) -> None:
         # Later changes of options reach the features themselves; this is for the first values.
         if self.features and updated >= set(ctx.options.keys()):
             for feature in self.features:
-                ctx.master.addons.invoke_addon_sync(feature, hooks.ConfigureHook(updated))
+                with _told():
+                    ctx.master.addons.invoke_addon_sync(feature, hooks.ConfigureHook(updated))
 
     def running(self) -> None:
         # Called at a reload too, when nobody else tells the new features that the proxy runs.
@@ -47,7 +58,19 @@ class Mesh:
     def done(self) -> None:
         features, self.features = self.features, []
         for feature in features:
-            ctx.master.addons.remove(feature)
+            if feature in ctx.master.addons:
+                ctx.master.addons.remove(feature)
+        if features and not stopping() and ctx.master.addons.get("guard") is None:
+            ctx.master.addons.add(Guard())
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """An option's mistake is a line in the log, which ends a start; mitmproxy would add a traceback, or run without us."""
+    try:
+        yield
+    except exceptions.OptionsError as error:
+        logger.error(str(error))
 
 
 addons = [Mesh()]

@@ -1,6 +1,7 @@
 """Answers /metrics, /healthz and /readyz: at http://mesh.local through any port of the proxy, and at a port of its own."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable
 from typing import NamedTuple
@@ -16,6 +17,8 @@ from addons.metrics_port import MetricsPort
 from addons.metrics_text import text_of
 from addons.policy_feed import PolicyFeed
 from addons.workers import WORKER
+
+logger = logging.getLogger("mesh.metrics_pages")
 
 PATHS = ("/metrics", "/healthz", "/readyz")
 _PLAIN = "text/plain; charset=utf-8"
@@ -47,8 +50,19 @@ class MetricsPages:
         )
 
     def configure(self, updated: set[str]) -> None:
-        if not updated & {"mesh_metrics_port", "listen_host"}:
-            return
+        if self._runs and updated & {"mesh_metrics_port", "listen_host"}:
+            self._listen()
+
+    def running(self) -> None:
+        # Not before: the options of a command line arrive one after the other.
+        self._runs = True
+        try:
+            self._listen()
+        except exceptions.OptionsError as error:
+            logger.error(str(error))
+
+    def _listen(self) -> None:
+        """Raises OptionsError when the port cannot be had."""
         port = ctx.options.mesh_metrics_port
         if port:
             port += int(os.environ.get(WORKER, "1")) - 1
@@ -65,13 +79,6 @@ class MetricsPages:
                 raise exceptions.OptionsError(
                     f"mesh_metrics_port: cannot listen on {place[0] or '*'}:{port}: {error}; choose another port"
                 ) from None
-            if self._runs:
-                self._port.serve()
-
-    def running(self) -> None:
-        self._runs = True
-        if self._port is not None:
-            self._port.serve()
 
     def done(self) -> None:
         port, self._port, self._place = self._port, None, None

@@ -16,37 +16,28 @@ Answer = Callable[[str, str, str], Awaitable[tuple[int, bytes, str]]]
 
 
 class MetricsPort:
-    """Holds the port from its making on, so that one that is taken is told at once; answers after `serve`."""
+    """Answers from its making, within the event loop, until `close`."""
 
     def __init__(self, host: str, port: int, answer: Answer) -> None:
         """`host` empty: all addresses of the machine. Raises OSError, OverflowError."""
         self._answer = answer
-        self._socket = _listen(host, port)
-        self._server: asyncio.Task[asyncio.Server] | None = None
         self._clients: set[ServerConnection] = set()
-        self._sweeper: asyncio.TimerHandle | None = None
-
-    def serve(self) -> None:
-        """Accept connections. From within the event loop; more than once does no harm."""
-        if self._server is None:
-            loop = asyncio.get_running_loop()
-            self._server = loop.create_task(
-                loop.create_server(lambda: self._connection(loop), sock=self._socket),
-                name="mesh metrics port",
-            )
-            self._sweeper = loop.call_later(SWEEP, self._sweep, loop)
+        # Bound here and not in the task, so that a port that is taken is told to who asked for it.
+        self._socket = _listen(host, port)
+        loop = asyncio.get_running_loop()
+        self._starting = loop.create_task(
+            loop.create_server(lambda: self._connection(loop), sock=self._socket), name="mesh metrics port"
+        )
+        self._sweeper = loop.call_later(SWEEP, self._sweep, loop)
 
     def close(self) -> None:
         """Give the port back; what is being answered is finished."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        if self._server is None:
+        self._sweeper.cancel()
+        if self._starting.done() and not self._starting.cancelled() and not self._starting.exception():
+            self._starting.result().close()
+        else:
+            self._starting.cancel()
             self._socket.close()
-        elif not self._server.done():
-            self._server.cancel()
-            self._socket.close()
-        elif not self._server.cancelled():
-            self._server.result().close()
         for client in list(self._clients):
             client.shut()
 

@@ -1,9 +1,9 @@
-"""How mitmproxy's own stack has to be set up beside the mesh."""
+"""How mitmproxy has to be set up beside the mesh, and what it is about to do."""
 
 import ssl
 from typing import Any
 
-from mitmproxy import options
+from mitmproxy import ctx, options
 
 
 def settings(given: options.Options) -> dict[str, Any]:
@@ -16,3 +16,8 @@ def settings(given: options.Options) -> dict[str, Any]:
         changes["ssl_verify_upstream_trusted_ca"] = system.cafile
         changes["ssl_verify_upstream_trusted_confdir"] = system.capath
     return changes
+
+
+def stopping() -> bool:
+    """Whether the process ends. An addon's `done` is also called when mesh.py was edited and is loaded anew."""
+    return ctx.master.should_exit.is_set()

@@ -7,7 +7,7 @@ is passed on there is no other attempt: what was sent cannot be sent again.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 
 from mitmproxy import connection, ctx, http
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
@@ -54,10 +54,14 @@ class Passthrough:
         self._names: dict[str, dict[tuple[str, int], str]] = {}
 
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        if carrier_of(flow) is not None or flow.response is not None or flow.error is not None:
+        if carrier_of(flow) is not None:
             return None
         exchange = exchange_of(flow)
-        if exchange is None or not needs_own_path(flow.request):
+        if exchange is None or flow.response is not None or flow.error is not None:
+            # mitmproxy would send on what somebody wants streamed, before it looks for an answer.
+            flow.request.stream = False
+            return None
+        if not flow.request.stream and not needs_own_path(flow.request):
             return None
         return self._pass_or_stop(flow, exchange)
 
@@ -66,6 +70,7 @@ class Passthrough:
             await self._pass(flow, exchange)
         except Exception:
             logger.exception("passing on failed; the request was stopped")
+            flow.request.stream = False
             own_answer(
                 flow, exchange, 500, "IE", "the mesh failed to pass this request on; see the proxy's log"
             )
@@ -81,9 +86,11 @@ class Passthrough:
         attempt.fields = flow.response.headers.fields
         await self._ended(flow, attempt)
 
-        def count(piece: bytes) -> bytes:
+        transform = flow.response.stream
+
+        def count(piece: bytes) -> bytes | Iterable[bytes]:
             exchange.bytes_out += len(piece)
-            return piece
+            return transform(piece) if callable(transform) else piece
 
         flow.response.stream = count
 
@@ -141,6 +148,7 @@ class Passthrough:
         self._routing.route(flow, exchange)
         attempts = self._forwarder.attempts
         if flow.response is not None or attempts is None:
+            flow.request.stream = False
             return
         loop = asyncio.get_running_loop()
         timeout = exchange.route.timeout if exchange.route is not None else None
@@ -154,6 +162,7 @@ class Passthrough:
             watch.stop()
             deadline.stop()
         if attempt is None:
+            flow.request.stream = False
             await attempts.hooks.trigger("mesh_forwarded", flow)
             return
         if timeout is not None:
@@ -202,9 +211,11 @@ class Passthrough:
         flow.request.data.host = attempt.host
         flow.request.data.port = attempt.port
 
-        def count(piece: bytes) -> bytes:
+        transform = flow.request.stream
+
+        def count(piece: bytes) -> bytes | Iterable[bytes]:
             exchange.bytes_in += len(piece)
-            return piece
+            return transform(piece) if callable(transform) else piece
 
         flow.request.stream = count
 

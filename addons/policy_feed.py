@@ -18,6 +18,7 @@ from mitmproxy.addonmanager import Loader
 from addons.answers import own_answer
 from addons.engine.hooks import HookTable
 from addons.exchange import Exchange, attach, exchange_of
+from addons.own_stack import stopping
 from addons.policy_sync import PolicySync
 from control.policy.snapshot import Snapshot
 from control.store import NodeReport, Store, StoreError
@@ -29,9 +30,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 _FAREWELL = 1.0
 
 
+# Of the process, not of an instance: when mesh.py is edited, its addons are made anew and this module is not.
+_started = time.time()
+_last: tuple[str, str, Snapshot] | None = None
+
+
 def default_node() -> str:
     """Host, process and start: unique, and readable in `mitmesh status`."""
-    return f"{socket.gethostname()}-{os.getpid()}-{int(time.time() * 1000) & 0xFFFFFF:06x}"
+    return f"{socket.gethostname()}-{os.getpid()}-{int(_started * 1000) & 0xFFFFFF:06x}"
 
 
 def release() -> str:
@@ -54,8 +60,8 @@ class PolicyFeed:
         self._task: asyncio.Task[None] | None = None
         self._runs = asyncio.Event()
         self._service = ""
+        self._of = ("", "", "")
         self._inbound: frozenset[int] = frozenset()
-        self._started = time.time()
 
     def load(self, loader: Loader) -> None:
         redis = os.environ.get("MITMESH_REDIS", DEFAULT_REDIS)
@@ -92,7 +98,7 @@ class PolicyFeed:
         if options.mesh_node:
             self.node = options.mesh_node
         if self._task is not None and updated & {"mesh_redis", "mesh_name", "mesh_node", "mesh_cache"}:
-            self.done()
+            self._stop(goodbye=True)
             self.running()
 
     def running(self) -> None:
@@ -102,8 +108,10 @@ class PolicyFeed:
         self._store = Store(options.mesh_redis, options.mesh_name)
         cache = Path(options.mesh_cache).expanduser() if options.mesh_cache else None
         hooks = HookTable(ctx.master.addons)
+        last = _last[2] if _last and _last[:2] == (options.mesh_redis, options.mesh_name) else None
+        self._of = (options.mesh_redis, options.mesh_name, self.node)
         self.sync = PolicySync(
-            self._store, self._describe, cache, on_change=lambda snapshot: _announce(hooks, snapshot)
+            self._store, self._describe, cache, lambda snapshot: _announce(hooks, snapshot), last=last
         )
         follow = _follow(self.sync, self._store)
         self._task = asyncio.get_running_loop().create_task(follow, name="mesh policy feed")
@@ -111,11 +119,18 @@ class PolicyFeed:
         self._runs.set()
 
     def done(self) -> None:
+        self._stop(goodbye=stopping())
+
+    def _stop(self, goodbye: bool) -> None:
         task, self._task = self._task, None
         if task is None:
             return
         task.cancel()
-        if self.sync is not None and self.sync.connected:
+        if self.sync is not None and self.sync.snapshot is not None:
+            # For the instance that follows at a reload, should Redis be away at that moment.
+            global _last
+            _last = (*self._of[:2], self.sync.snapshot)
+        if goodbye and self.sync is not None and self.sync.connected:
             self._say_goodbye()
 
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
@@ -164,7 +179,7 @@ class PolicyFeed:
             revision=0,
             error="",
             version=release(),
-            started=self._started,
+            started=_started,
             addresses=tuple(
                 f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port, *_ in addresses
             ),
@@ -175,7 +190,7 @@ class PolicyFeed:
     def _say_goodbye(self) -> None:
         # `done` is called without a chance to await, often just before the loop closes, so the
         # report is withdrawn from a thread with a loop of its own.
-        url, mesh, node = ctx.options.mesh_redis, ctx.options.mesh_name, self.node
+        url, mesh, node = self._of
 
         async def forget() -> None:
             store = Store(url, mesh)

@@ -41,9 +41,13 @@ class PolicySync:
         cache: Path | None = None,
         on_change: Callable[[Snapshot], None] = lambda snapshot: None,
         clock: Callable[[], float] = time.monotonic,
+        last: Snapshot | None = None,
     ) -> None:
-        """`describe` gives this proxy's report, revision and error are filled in here; `on_change` hears of each swap."""
-        self.snapshot: Snapshot | None = None
+        """`describe` gives this proxy's report, revision and error are filled in here; `on_change` hears of each swap.
+
+        `last` is in force until Redis gives a newer one.
+        """
+        self.snapshot = last
         self.connected = False
         self.error = ""
         """Why the newest policy is not in force; empty: it is."""
@@ -101,13 +105,13 @@ class PolicySync:
                 await self._report()
 
     async def _lost(self, error: StoreError) -> None:
-        if self.connected:
-            self.connected = False
-            revision = self.snapshot.revision if self.snapshot else None
-            logger.warning(f"{error}; going on with revision {revision}")
-        elif not self.settled.is_set():
-            logger.warning(str(error))
-            await self._load_cache()
+        if self.connected or not self.settled.is_set():
+            going_on = f"; going on with revision {self.snapshot.revision}" if self.snapshot else ""
+            logger.warning(f"{error}{going_on}")
+        self.connected = False
+        if not self.settled.is_set():
+            if self.snapshot is None:
+                await self._load_cache()
             self.settled.set()
 
     async def _sync(self, hint: Hint | None, whole: bool) -> None:
