@@ -90,8 +90,9 @@ class Photographer:
         told = "Label sets that found no room and are counted as `other`"
         picture.gauges.append(("mitmesh_label_sets_refused", told, refused, ("metric",)))
         picture.counts.append(Counts("mitmesh_metrics_errors", (), [((), float(metrics.errors))]))
-        built: dict[Labels, float] = {(release(),): 1}
-        picture.gauges.append(("mitmesh_build_info", "The version that runs", built, ("version",)))
+        built: dict[Labels, float] = {(release(), self._feed.node): 1}
+        told = "The version that runs, and this proxy's name in `mitmesh status`"
+        picture.gauges.append(("mitmesh_build_info", told, built, ("version", "node")))
 
 
 def _states(pool: PoolStats) -> tuple[tuple[str, int], ...]:
