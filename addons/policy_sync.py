@@ -6,6 +6,7 @@ policy that does not compile is refused whole and the last good one stays.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -65,10 +66,17 @@ class PolicySync:
 
     async def run(self) -> None:
         """Follow Redis for ever; only cancellation ends it."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._listen(), name="mesh policy subscription")
-            group.create_task(self._look(), name="mesh policy resync")
-            group.create_task(self._beat(), name="mesh node report")
+        tasks = [
+            asyncio.create_task(self._listen(), name="mesh policy subscription"),
+            asyncio.create_task(self._look(), name="mesh policy resync"),
+            asyncio.create_task(self._beat(), name="mesh node report"),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            await _end(tasks)
 
     async def _listen(self) -> None:
         wait = _SHORTEST_WAIT
@@ -203,3 +211,13 @@ class PolicySync:
         except StoreError as error:
             # The subscription notices the same loss and says so; one voice is enough.
             logger.debug(f"report: {error}")
+
+
+async def _end(tasks: "list[asyncio.Task[None]]") -> None:
+    # On Python 3.11 a cancellation that meets redis-py while it sends is lost in asyncio.wait_for: it is repeated.
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        # Also when this is cancelled itself, as at the end of the process: nothing may be left behind.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait(pending, timeout=0.1)
