@@ -9,6 +9,7 @@ import json
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from control.histogram import BUCKETS, added, quantile
@@ -79,11 +80,11 @@ def read_traffic(text: str) -> Traffic | None:
                 _count(injected),
                 {_count(bucket, BUCKETS): _count(count) for bucket, count in counts.items()},
             )
-        seconds = float(said["seconds"])
-        if not 0 < seconds < 1e9:
+        end, seconds = float(said["end"]), float(said["seconds"])
+        if not 0 < seconds < 1e9 or not isfinite(end):
             return None
-        return Traffic(float(said["end"]), seconds, rows, _count(said["more"]))
-    except (ValueError, TypeError, KeyError):
+        return Traffic(end, seconds, rows, _count(said["more"]))
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
 
 

@@ -12,6 +12,7 @@ import typer
 
 from control.commands.options import Json, Mesh, Redis, target_of
 from control.commands.output import counted, on_terminal, remark, say, say_json, table, timestamp, warn
+from control.policy.errors import one_line
 from control.traffic import Total, Windows
 
 if TYPE_CHECKING:
@@ -189,9 +190,7 @@ def _drawn(view: View) -> "RenderableType":
 
 def _row(total: Total) -> tuple[str, ...]:
     return (
-        total.service,
-        total.version,
-        total.side,
+        *(one_line(name) for name in (total.service, total.version, total.side)),
         f"{total.rate:.1f}",
         _percent(total.success),
         *(_length(milliseconds) for milliseconds in (total.p50, total.p95, total.p99)),
