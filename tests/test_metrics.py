@@ -215,6 +215,14 @@ def test_faults_stand_apart_from_real_failures(world: World) -> None:
     assert upstream.total == pytest.approx(9.0, abs=0.01)
 
 
+def test_a_fault_of_somebody_elses_addon_is_no_answer_of_the_upstream(world: World) -> None:
+    """It sets the attempt's outcome without a flag."""
+    world.count(tries=({"status": 200, "injected": True},))
+    world.count()
+    assert sorted(labels[-1] for labels in world.requests()) == ["false", "true"]
+    assert sum(sum(series.buckets) for series in world.metrics.upstream.all()) == 1
+
+
 def test_durations_and_bytes(world: World) -> None:
     for milliseconds in (7.0, 7.0, 300.0):
         flow = world.exchange(milliseconds=milliseconds)
