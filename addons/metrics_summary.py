@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from addons.metrics_labels import LATENCY
 from addons.metrics_series import Labels, Latency, Requests
 from control.histogram import added, grown
-from control.traffic import Key, Row, Traffic
+from control.traffic import Key, Row, Traffic, busiest
 
 _SIDES = {"source": "outbound", "destination": "inbound"}
 _AT = tuple(LATENCY.index(name) for name in ("destination_service", "destination_version", "reporter"))
@@ -19,7 +19,7 @@ def _key(labels: Labels) -> Key:
 def traffic_since(
     requests: Iterable[Requests], latencies: Iterable[Latency], end: float, seconds: float
 ) -> Traffic:
-    """The traffic of the last `seconds` until `end` (Unix seconds); the series remember that it was told."""
+    """The busiest rows of the last `seconds` until `end` (Unix seconds); the series remember that they were told."""
     rows: dict[Key, Row] = {}
     for series in requests:
         fresh = series.count - series.told
@@ -29,10 +29,12 @@ def traffic_since(
             row.requests += fresh
             row.failed += fresh if series.failed else 0
             row.injected += fresh if series.injected else 0
+    told = busiest(rows)
     for latency in latencies:
         if latency.total != latency.told_total:
-            row = rows.setdefault(_key(latency.labels), Row())
-            row.latency = added((row.latency, grown(latency.buckets, latency.told_buckets)))
+            row = told.get(_key(latency.labels))
+            if row is not None:
+                row.latency = added((row.latency, grown(latency.buckets, latency.told_buckets)))
             latency.told_buckets = latency.buckets.copy()
             latency.told_total = latency.total
-    return Traffic(end, seconds, rows)
+    return Traffic(end, seconds, told, len(rows) - len(told))

@@ -47,9 +47,14 @@ class Traffic:
     more: int = 0
 
 
+def busiest(rows: Mapping[Key, Row]) -> dict[Key, Row]:
+    """The rows that a report has room for."""
+    ordered = sorted(rows.items(), key=lambda item: (-item[1].requests, item[0]))
+    return dict(ordered[:MOST_ROWS])
+
+
 def write_traffic(traffic: Traffic) -> str:
-    """The text; at most MOST_ROWS rows of it."""
-    busiest = sorted(traffic.rows.items(), key=lambda item: (-item[1].requests, item[0]))
+    """The text, of the busiest rows."""
     rows = [
         [
             *key,
@@ -58,9 +63,9 @@ def write_traffic(traffic: Traffic) -> str:
             row.injected,
             [part for pair in row.latency.items() for part in pair],
         ]
-        for key, row in busiest[:MOST_ROWS]
+        for key, row in busiest(traffic.rows).items()
     ]
-    more = traffic.more + len(busiest) - len(rows)
+    more = traffic.more + len(traffic.rows) - len(rows)
     said = {"form": _FORM, "end": round(traffic.end, 3), "seconds": round(traffic.seconds, 3), "rows": rows}
     return json.dumps({**said, "more": more}, separators=(",", ":"))
 
