@@ -12,6 +12,8 @@
 | FI, DI | | a fault made this answer, or delayed it |
 | URX | | all tries used; the last answer as it came |
 | DC | | the client went away |
+| DPE | 400 | the client's request broke HTTP in the middle of its body |
+| SI | 408 | the client stopped in the middle of its body |
 | IE | 500 | an addon of the mesh failed; the request was stopped, not let through |
 
 Names as in Envoy's access log, which has no IE.

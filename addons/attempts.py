@@ -21,7 +21,7 @@ from addons.engine.errors import UpstreamError
 from addons.engine.hooks import HookTable
 from addons.engine.origin import Origin
 from addons.exchange import Attempt, Exchange
-from addons.upstream_request import head_of
+from addons.upstream_request import body_of, head_of
 from control.policy.answers import FixedAnswer
 from control.policy.balancing import RoundRobin
 from control.policy.retrying import IDEMPOTENT, CompiledRetry, has_idempotency_key
@@ -71,6 +71,8 @@ class Attempts:
         carrier = carrier_of(flow)
         upload = carrier.upload if carrier is not None else None
         head = head_of(flow.request, upload, carrier is not None and carrier.incoming.upgrade)
+        if upload is not None and route is not None and route.retry is not None:
+            upload.keep = route.retry.max_body
         answer: Answer | FixedAnswer | None = None
         try:
             while True:
@@ -146,15 +148,15 @@ class Attempts:
         call = self._client.send(
             self._origin(flow, attempt),
             head,
-            (request.raw_content or b"") if upload is None else None,
+            body_of(request) if upload is None else None,
             method=request.data.method,
             connect_timeout=CONNECT_TIMEOUT if route is None else route.connect_timeout,
             buffer=retry.max_body if retry is not None and retry.needs_body else 0,
             idle_timeout=IDLE_TIMEOUT if route is None else route.idle_timeout,
             resend=request.data.method in _IDEMPOTENT or has_idempotency_key(request.headers.fields),
         )
-        if carrier is not None and upload is not None:
-            carrier.pump = self.loop.create_task(upload.pump(call))
+        if upload is not None:
+            upload.to(call)
         deadline.watch(call, per_try)
         try:
             answer = await call

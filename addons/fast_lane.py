@@ -10,7 +10,7 @@ from mitmproxy.proxy import mode_specs
 from addons.engine.destination import Destinations
 from addons.engine.hooks import HookTable
 from addons.engine.lane import Lane
-from addons.engine.server import ServerConnection
+from addons.engine.server import HEAD_TIMEOUT, IDLE_TIMEOUT, ServerConnection
 from addons.own_stack import stopping
 
 logger = logging.getLogger("mesh.fast_lane")
@@ -21,16 +21,27 @@ METHODS = frozenset(
     b" M-SEARCH MKCALENDAR".split()
 )
 _LONGEST_METHOD = max(map(len, METHODS))
+_MOST_EMPTY_LINES = 64
 SWEEP = 1.0
 """Seconds between looks at connections that take too long."""
 OWN_HOST = "mesh.local"
 """Where the proxy answers for itself, as mitmproxy does at mitm.it."""
-MODES = (mode_specs.RegularMode, mode_specs.ReverseMode, mode_specs.TransparentMode)
+SERVED = "served in the fast lane"
+
+
+def is_for_the_engine(mode: mode_specs.ProxyMode) -> bool:
+    """Whether clients of a listener in this mode speak HTTP to it."""
+    if isinstance(mode, mode_specs.ReverseMode):
+        return mode.scheme in ("http", "https")
+    return isinstance(mode, mode_specs.RegularMode | mode_specs.TransparentMode)
 
 
 def begins_http1(first: bytes) -> bool | None:
     """Whether a connection that starts with these bytes is for the fast lane; None: too few to tell."""
-    method, space, _ = first.lstrip(b"\r\n").partition(b" ")
+    line = first.lstrip(b"\r\n")
+    if len(first) - len(line) > _MOST_EMPTY_LINES:
+        return False
+    method, space, _ = line.partition(b" ")
     if space:
         return method in METHODS
     if len(method) > _LONGEST_METHOD:
@@ -66,18 +77,25 @@ class FastLane:
 
     async def client_connected(self, client: connection.Client) -> None:
         """Returns when the connection is over, or at once when it is not for this lane."""
-        if client.error or not ctx.options.mesh_fastlane or not isinstance(client.proxy_mode, MODES):
-            return
-        mode = client.proxy_mode
-        if isinstance(mode, mode_specs.ReverseMode) and mode.scheme not in ("http", "https"):
+        if client.error or not ctx.options.mesh_fastlane or not is_for_the_engine(client.proxy_mode):
             return
         handler = ctx.master.addons.get("proxyserver").connections.get(client.id)
         if handler is None or client.transport_protocol != "tcp":
             return
         io = handler.transports[client]
-        reader: asyncio.StreamReader = io.reader
-        if await _peek(reader):
-            await self._serve(client, reader, io.writer.transport, handler.layer.context.server)
+        try:
+            wanted = await _peek(io.reader)
+        except (OSError, TimeoutError) as error:
+            client.error = str(error) or "no request came"
+            return
+        if wanted and await self._serve(client, io.reader, io.writer.transport, handler.layer.context.server):
+            # mitmproxy closes the connection of a client with an error, and does not start its own stack on it.
+            client.error = SERVED
+            client.state = connection.ConnectionState.CLOSED
+
+    def client_disconnected(self, client: connection.Client) -> None:
+        if client.error == SERVED:
+            client.error = None
 
     async def _serve(
         self,
@@ -85,7 +103,8 @@ class FastLane:
         reader: asyncio.StreamReader,
         transport: asyncio.Transport,
         server: connection.Server,
-    ) -> None:
+    ) -> bool:
+        """True when the connection is over; False when mitmproxy's stack is to serve what came behind."""
         loop = asyncio.get_running_loop()
         over: asyncio.Future[bool] = loop.create_future()
         before = transport.get_protocol()
@@ -107,6 +126,8 @@ class FastLane:
         data = bytes(reader._buffer)  # type: ignore[attr-defined]
         reader._buffer.clear()  # type: ignore[attr-defined]
         transport.set_protocol(protocol)
+        if transport.is_closing():
+            return True
         protocol.connection_made(transport)
         self._connections.add(protocol)
         if self._sweeper is None:
@@ -116,9 +137,7 @@ class FastLane:
         if reader.at_eof():
             protocol.eof_received()
             transport.close()
-        if await over:
-            # mitmproxy closes the connection of a client with an error, and does not start its own stack on it.
-            client.error = "served in the fast lane"
+        return await over
 
     def _lane(self, mode: mode_specs.ProxyMode) -> Lane:
         lane = self._lanes.get(mode.full_spec)
@@ -137,10 +156,11 @@ class FastLane:
 
 
 async def _peek(reader: asyncio.StreamReader) -> bool:
-    """Whether the connection is for this lane, without taking a byte from it."""
+    """Whether the connection is for this lane, without taking a byte from it. TimeoutError when nothing comes."""
     first = b""
     while True:
-        piece = await reader.read(65536)
+        async with asyncio.timeout(HEAD_TIMEOUT if first else IDLE_TIMEOUT):
+            piece = await reader.read(65536)
         first += piece
         verdict = begins_http1(first) if piece else False
         if verdict is not None:

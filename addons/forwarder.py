@@ -11,13 +11,16 @@ from addons.deadline import Deadline
 from addons.engine.answer import Answer
 from addons.engine.carrier import Carrier, carrier_of
 from addons.engine.client import Client
-from addons.engine.errors import UpstreamError
+from addons.engine.driver import taskless
+from addons.engine.errors import BadRequest, UpstreamError
 from addons.engine.flows import make_response
 from addons.engine.hooks import HookTable
+from addons.engine.link import Link
 from addons.engine.wire import Fields, end_to_end, value
 from addons.exchange import Exchange, exchange_of
 from addons.own_stack import stopping
 from addons.relay import Relay
+from addons.upstream_server import server_of
 from control.policy.snapshot import Snapshot
 
 logger = logging.getLogger("mesh.forwarder")
@@ -25,8 +28,6 @@ logger = logging.getLogger("mesh.forwarder")
 ATTEMPTS_HEADER = b"x-mesh-attempts"
 BUFFER = 1024 * 1024
 """Bytes; a longer answer, or one of unknown length that is not whole at once, is streamed by the relay."""
-GATHER = 64 * 1024
-"""The same in the fast lane, where streaming costs nothing extra."""
 _FRAMING = (b"content-length", b"transfer-encoding")
 
 
@@ -40,7 +41,7 @@ class Forwarder:
 
     def running(self) -> None:
         if self.client is None:
-            self.client = Client()
+            self.client = Client(objection=_is_itself)
             self.attempts = Attempts(self.client, HookTable(ctx.master.addons))
             self._relay = Relay()
 
@@ -60,6 +61,7 @@ class Forwarder:
         if self.attempts is not None:
             self.attempts.forget(snapshot)
 
+    @taskless
     async def request(self, flow: http.HTTPFlow) -> None:
         exchange = exchange_of(flow)
         if flow.response is not None or flow.error is not None:
@@ -105,30 +107,32 @@ class Forwarder:
 
     def error(self, flow: http.HTTPFlow) -> None:
         carrier, exchange = carrier_of(flow), exchange_of(flow)
-        if carrier is not None and exchange is not None and isinstance(carrier.error, UpstreamError):
+        if carrier is None or exchange is None:
+            return
+        if isinstance(carrier.error, UpstreamError):
             exchange.flag("UT" if carrier.error.kind == "timeout" else "UC")
+        elif isinstance(carrier.error, BadRequest):
+            exchange.flag("SI" if carrier.error.status == 408 else "DPE")
 
     async def _deliver(
         self, flow: http.HTTPFlow, exchange: Exchange, answer: Answer, deadline: Deadline
     ) -> bool:
         """Let the flow have the answer; True: its body is still under way, and the deadline goes on."""
         carrier = carrier_of(flow)
+        flow.server_conn = server_of(answer.connection)
+        if carrier is not None:
+            return _hand_on(flow, exchange, carrier, answer, deadline)
         body = answer.body
         if not answer.complete:
             length = value(answer.fields, b"content-length")
-            if answer.upgraded or length is None or int(length) > (BUFFER if carrier is None else GATHER):
-                await self._stream(flow, exchange, carrier, answer, deadline)
+            if length is None or int(length) > BUFFER:
+                assert self._relay is not None
+                await self._relay.offer(flow, exchange, answer, deadline)
                 return True
             parts = [body]
             while data := await answer.read():
                 parts.append(data)
             body = b"".join(parts)
-        if carrier is not None:
-            # The lane does the framing itself.
-            flow.response = make_response(
-                b"HTTP/1.1", answer.status, answer.reason, end_to_end(answer.fields), body, answer.head_at
-            )
-            return False
         flow.response = http.Response(
             b"HTTP/1.1",
             answer.status,
@@ -141,27 +145,41 @@ class Forwarder:
         )
         return False
 
-    async def _stream(
-        self,
-        flow: http.HTTPFlow,
-        exchange: Exchange,
-        carrier: Carrier | None,
-        answer: Answer,
-        deadline: Deadline,
-    ) -> None:
-        if carrier is None:
-            assert self._relay is not None
-            await self._relay.offer(flow, exchange, answer, deadline)
-        else:
-            carrier.answer = answer
-            carrier.on_end = deadline.stop
-            if answer.upgraded:
-                # A timeout is for an answer; what an upgrade begins may last.
-                deadline.stop()
-                carrier.idle_timeout = IDLE_TIMEOUT if exchange.route is None else exchange.route.idle_timeout
-            flow.response = make_response(
-                b"HTTP/1.1", answer.status, answer.reason, end_to_end(answer.fields), None, answer.head_at
-            )
+
+def _hand_on(
+    flow: http.HTTPFlow, exchange: Exchange, carrier: Carrier, answer: Answer, deadline: Deadline
+) -> bool:
+    """The same in the fast lane, which does the framing and the streaming itself."""
+    response = make_response(
+        b"HTTP/1.1",
+        answer.status,
+        answer.reason,
+        end_to_end(answer.fields),
+        answer.body if answer.complete else None,
+        answer.head_at,
+    )
+    flow.response = response
+    if answer.complete:
+        if answer.trailers is not None:
+            response.data.trailers = http.Headers(answer.trailers)
+        return False
+    carrier.offer(response, answer)
+    carrier.on_end = deadline.stop
+    if answer.upgraded:
+        # A timeout is for an answer; what an upgrade begins may last.
+        deadline.stop()
+        carrier.idle_timeout = IDLE_TIMEOUT if exchange.route is None else exchange.route.idle_timeout
+    return True
+
+
+def _is_itself(link: Link) -> str:
+    """What speaks against this connection: a request over it would come back here again and again."""
+    (host, port), local = link.peer, link.local[0]
+    if host == local:
+        for listening, number, *_ in ctx.master.addons.get("proxyserver").listen_addrs():
+            if number == port and listening in ("0.0.0.0", "::", host):
+                return "that is this proxy itself; say by URL, Host header or policy where to go"
+    return ""
 
 
 def set_field(message: http.Message, name: bytes, text: bytes) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,13 @@ from addons.chain import chain  # noqa: E402
 from addons.engine.hooks import HookTable  # noqa: E402
 from addons.listener import Listeners  # noqa: E402
 from addons.own_stack import settings  # noqa: E402
-from addons.workers import WORKER, supervise, take_workers  # noqa: E402
+from addons.workers import (  # noqa: E402
+    end_with_supervisor,
+    supervise,
+    take_workers,
+    tell_ready,
+    worker_number,
+)
 from control.policy.snapshot import Snapshot  # noqa: E402
 from control.policy.units import parse_duration  # noqa: E402
 
@@ -69,6 +74,15 @@ class LeanOptions:
             raise exceptions.OptionsError(f"mesh_drain: {error}, got {ctx.options.mesh_drain!r}") from None
 
 
+class ErrorCheck(errorcheck.ErrorCheck):
+    """mitmproxy's, without its second line: the error was told."""
+
+    async def shutdown_if_errored(self) -> None:
+        await asyncio.sleep(0)
+        if self.logger.has_errored:
+            sys.exit(1)
+
+
 class LeanMaster(master.Master):
     """The needed built-in addons, the user's scripts, the chain; stops when what runs is done."""
 
@@ -85,9 +99,9 @@ class LeanMaster(master.Master):
             next_layer.NextLayer(),
             tlsconfig.TlsConfig(),
             *self._features,
-            errorcheck.ErrorCheck(),
+            ErrorCheck(),
         )
-        self._listeners = Listeners(HookTable(self.addons), reuse_port=WORKER in os.environ)
+        self._listeners = Listeners(HookTable(self.addons), worker_number())
         self._listeners.install()
 
     async def run(self) -> None:
@@ -97,6 +111,10 @@ class LeanMaster(master.Master):
             self.addons.invoke_addon_sync(feature, hooks.ConfigureHook(updated))
         self.options.update(**settings(self.options))
         await super().run()
+
+    async def running(self) -> None:
+        await super().running()
+        tell_ready()
 
     async def done(self) -> None:
         await self._listeners.hooks.trigger("mesh_drain")
@@ -122,6 +140,7 @@ def main(arguments: list[str]) -> None:
     workers, arguments = take_workers(arguments)
     if workers > 1:
         sys.exit(supervise(workers, arguments))
+    end_with_supervisor()
     if sys.platform != "win32":
         import uvloop
 

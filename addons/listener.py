@@ -2,43 +2,56 @@
 
 import asyncio
 import logging
-import time
+import socket
+from collections.abc import Awaitable
+from types import SimpleNamespace
 from typing import Any
 
-from mitmproxy import connection, ctx
-from mitmproxy.proxy import mode_servers, mode_specs
+from mitmproxy import ctx
+from mitmproxy.proxy import mode_servers
 
+from addons.direct_connection import DirectConnection
 from addons.engine.destination import Destinations
 from addons.engine.hooks import HookTable
 from addons.engine.lane import Lane
-from addons.engine.server import ServerConnection
-from addons.fast_lane import MODES, OWN_HOST, SWEEP, begins_http1, read_later
+from addons.fast_lane import OWN_HOST, SWEEP, is_for_the_engine, read_later
+from addons.workers import is_first
 
 logger = logging.getLogger("mesh.listener")
 
 _LAST_WORDS = 0.5
+_BACKLOG = 1024
 
 
 class Listeners:
-    """Makes mitmproxy's listening servers accept into the engine; one for the process."""
+    """Makes mitmproxy's listening servers accept into the engine; one for the process.
 
-    def __init__(self, hooks: HookTable, reuse_port: bool) -> None:
+    worker: 0, or which one of several processes this is that listen on the same ports.
+    """
+
+    def __init__(self, hooks: HookTable, worker: int) -> None:
         self.connections: set[DirectConnection] = set()
         self.hooks = hooks
-        self._reuse_port = reuse_port
-        self._handed: set[asyncio.Task[None]] = set()
+        self._worker = worker
+        self._tasks: set[asyncio.Future[Any]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._over: asyncio.Future[None] | None = None
 
     def install(self) -> None:
-        """From here on servers of the modes that begin with HTTP start the engine's way."""
+        """From here on mitmproxy's servers for TCP listen the engine's way."""
         plain = mode_servers.AsyncioServerInstance.listen
-        listeners = self
 
-        async def listen(instance: Any, host: str, port: int) -> Any:
-            if not isinstance(instance.mode, MODES) or not ctx.options.mesh_fastlane:
+        async def listen(instance: Any, host: str, port: int) -> list[Any]:
+            mode = instance.mode
+            engine = ctx.options.mesh_fastlane and is_for_the_engine(mode)
+            if mode.transport_protocol == "udp" or not (engine or self._worker):
                 return await plain(instance, host, port)
-            return [await listeners._listen(instance, host, port)]
+            port = port or _free_port(host)
+            servers: list[Any] = [await self._listen(instance, host, port, engine)]
+            # UDP ports cannot be shared: what came later would belong to another process than what came first.
+            if mode.transport_protocol == "both" and self._worker <= 1:
+                servers += await plain(_udp_alone(instance), host, port)
+            return servers
 
         mode_servers.AsyncioServerInstance.listen = listen  # type: ignore[method-assign, assignment]
 
@@ -48,29 +61,43 @@ class Listeners:
             client.shut()
         await self._until_over(seconds)
         for client in list(self.connections):
-            client.transport.abort()
+            client.abort()
         # Exchanges that were cut still tell their addons so.
         await self._until_over(_LAST_WORDS)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
 
     async def _until_over(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while (self.connections or self._handed) and loop.time() < end:
+        while (self.connections or self._tasks) and loop.time() < end:
             self._over = loop.create_future()
-            timer = loop.call_later(end - loop.time(), _wake, self._over)
+            timer = loop.call_later(end - loop.time(), self._look_again)
             await self._over
             timer.cancel()
 
-    def discard(self, client: "DirectConnection") -> None:
+    def _look_again(self, *_: Any) -> None:
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
+
+    def discard(self, client: DirectConnection) -> None:
         """A connection is over, or no longer ours."""
         self.connections.discard(client)
-        _wake(self._over)
+        self._look_again()
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._handed.discard(task)
-        _wake(self._over)
+    def keep(self, running: Awaitable[Any]) -> None:
+        """Something that has to come to its end."""
+        task = asyncio.ensure_future(running)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._look_again)
 
-    async def _listen(self, instance: Any, host: str, port: int) -> asyncio.Server:
+    async def _listen(self, instance: Any, host: str, port: int, engine: bool) -> asyncio.Server:
+        share = self._worker > 0 or None
+        if share and is_first():
+            await _check_free(host, port)
+        if not engine:
+            return await asyncio.start_server(instance.handle_stream, host, port, reuse_port=share)
         lane = Lane(self.hooks, Destinations(instance.mode, ctx.options.keep_host_header, OWN_HOST))
         loop = asyncio.get_running_loop()
         if self._sweeper is None:
@@ -79,8 +106,8 @@ class Listeners:
             lambda: DirectConnection(self, lane, instance, loop),
             host or None,
             port,
-            reuse_port=self._reuse_port or None,
-            backlog=1024,
+            reuse_port=share,
+            backlog=_BACKLOG,
         )
 
     def hand_over(self, instance: Any, transport: asyncio.Transport, data: bytes) -> None:
@@ -93,9 +120,7 @@ class Listeners:
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         reader.feed_data(data)
         read_later(reader)
-        task = loop.create_task(instance.handle_stream(reader, writer))
-        self._handed.add(task)
-        task.add_done_callback(self._ended)
+        self.keep(instance.handle_stream(reader, writer))
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
@@ -104,85 +129,26 @@ class Listeners:
         self._sweeper = loop.call_later(SWEEP, self._sweep, loop)
 
 
-class DirectConnection(ServerConnection):
-    """A connection as accepted: looks at its first bytes, then serves it or hands it over."""
-
-    def __init__(
-        self, listeners: Listeners, lane: Lane, instance: Any, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        super().__init__(lane.serve, self._over, loop.time)
-        self._listeners = listeners
-        self._instance = instance
-        self._first: bytes | None = b""
-        self._hello: asyncio.Future[None] | None = None
-        self.take_back = self._hand_over
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._listeners.connections.add(self)
-        mode: mode_specs.ProxyMode = self._instance.mode
-        client = connection.Client(
-            peername=transport.get_extra_info("peername"),
-            sockname=transport.get_extra_info("sockname"),
-            timestamp_start=time.time(),
-            proxy_mode=mode,
-            state=connection.ConnectionState.OPEN,
-        )
-        target = mode.address if isinstance(mode, mode_specs.ReverseMode) else None
-        self.tag = (client, connection.Server(address=target))
-
-    def data_received(self, data: bytes) -> None:
-        if self._first is None:
-            super().data_received(data)
-            return
-        first = self._first = self._first + data if self._first else data
-        verdict = begins_http1(first)
-        if verdict:
-            self._begin(first)
-        elif verdict is False:
-            self._hand_over(first)
-
-    def _begin(self, first: bytes) -> None:
-        self._first = None
-        pending = self._listeners.hooks.run("client_connected", self.tag[0])
-        if pending is None:
-            self._greeted(first)
-        else:
-            self.transport.pause_reading()
-            self._hello = asyncio.ensure_future(self._greet(pending, first))
-
-    async def _greet(self, pending: Any, first: bytes) -> None:
-        await pending
-        if self.open:
-            self.transport.resume_reading()
-            self._greeted(first)
-
-    def _greeted(self, first: bytes) -> None:
-        if self.tag[0].error:
-            # An addon refused the client.
-            self.close()
-        else:
-            super().data_received(first)
-
-    def _hand_over(self, data: bytes) -> None:
-        self._given_away = True
-        self._listeners.discard(self)
-        self._listeners.hand_over(self._instance, self.transport, data)
-
-    def _over(self, served: ServerConnection) -> None:
-        listeners = self._listeners
-        if self not in listeners.connections:
-            return
-        listeners.discard(self)
-        if self._first is None and listeners.hooks.find("client_disconnected"):
-            client = self.tag[0]
-            client.timestamp_end = time.time()
-            client.state = connection.ConnectionState.CLOSED
-            pending = listeners.hooks.run("client_disconnected", client)
-            if pending is not None:
-                self._hello = asyncio.ensure_future(pending)
+def _free_port(host: str) -> int:
+    """One that IPv4 and IPv6 can both listen on, other than if each got its own."""
+    with socket.socket() as probe:
+        probe.bind(("" if ":" in host else host, 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
-def _wake(future: "asyncio.Future[None] | None") -> None:
-    if future is not None and not future.done():
-        future.set_result(None)
+async def _check_free(host: str, port: int) -> None:
+    """OSError when somebody else listens there: the kernel lets whoever shares ports listen beside another."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(asyncio.Protocol, host or None, port, start_serving=False)
+    server.close()
+    await server.wait_closed()
+
+
+def _udp_alone(instance: Any) -> Any:
+    """The instance as its `listen` sees it when there is no TCP to listen for."""
+    return SimpleNamespace(
+        mode=SimpleNamespace(transport_protocol="udp"),
+        handle_stream=instance.handle_stream,
+        start_udp_based_server=getattr(instance, "start_udp_based_server", None),
+    )

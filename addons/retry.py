@@ -63,7 +63,7 @@ class Retry:
         if len(request.raw_content or b"") > retry.max_body:
             return
         carrier = carrier_of(flow)
-        if carrier is not None and carrier.upload is not None and carrier.upload.begun:
+        if carrier is not None and carrier.upload is not None and carrier.upload.spent:
             return
         if not may_resend(retry, request.method, has_idempotency_key(request.headers.fields), error):
             return

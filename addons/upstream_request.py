@@ -3,10 +3,19 @@
 from mitmproxy import http
 from mitmproxy.net.http.url import hostport
 
-from addons.engine.carrier import Upload
-from addons.engine.wire import Fields, end_to_end, request_head, value
+from addons.engine.upload import Upload
+from addons.engine.wire import (
+    Fields,
+    allowed_trailers,
+    chunk,
+    end_to_end,
+    last_chunk,
+    request_head,
+    value,
+)
 
-_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"expect"))
+# Credentials for a proxy are meant for this one.
+_DROPPED = frozenset((b"content-length", b"transfer-encoding", b"expect", b"proxy-authorization"))
 _WITH_BODY = (b"POST", b"PUT", b"PATCH")
 
 
@@ -17,7 +26,7 @@ def head_of(request: http.Request, upload: Upload | None = None, upgrade: bool =
     that came over HTTP/2 gets the Host and the single Cookie header that HTTP/1.1 wants.
     """
     data = request.data
-    fields = end_to_end(data.headers.fields, drop=_FRAMING)
+    fields = end_to_end(data.headers.fields, drop=_DROPPED)
     if not data.http_version.startswith(b"HTTP/1"):
         fields = _as_http1(request, fields)
     elif value(fields, b"host") is None:
@@ -32,9 +41,20 @@ def head_of(request: http.Request, upload: Upload | None = None, upgrade: bool =
             fields += ((b"transfer-encoding", b"chunked"),)
         else:
             fields += ((b"content-length", b"%d" % upload.length),)
+    elif data.trailers:
+        fields += ((b"transfer-encoding", b"chunked"),)
     elif body or data.method in _WITH_BODY:
         fields += ((b"content-length", b"%d" % len(body)),)
     return request_head(data.method, data.path, fields)
+
+
+def body_of(request: http.Request) -> bytes:
+    """The body, framed as `head_of` says."""
+    data = request.data
+    body = data.content or b""
+    if data.trailers:
+        return chunk(body) + last_chunk(allowed_trailers(data.trailers.fields))
+    return body
 
 
 def _as_http1(request: http.Request, fields: Fields) -> Fields:

@@ -34,6 +34,7 @@ class Client:
     """Use it from one event loop. tls_context is asked at each new TLS connection (without one: system trust).
 
     max_idle_per_origin: connections kept when no call needs them. idle_expiry: seconds until such a one is closed.
+    objection: asked about each new connection before anything is sent; what speaks against it, "" if nothing does.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class Client:
         max_idle_per_origin: int = 256,
         idle_expiry: float = 60.0,
         tls_context: Callable[[Origin], ssl.SSLContext] | None = None,
+        objection: Callable[[Connection], str] | None = None,
     ) -> None:
+        self._objection = objection
         self._max_idle = max_idle_per_origin
         self._idle_expiry = idle_expiry
         self._tls_context = tls_context
@@ -154,6 +157,9 @@ class Client:
                 raise UpstreamError(
                     "connect-failure", "closed by the upstream while connecting", nothing_sent=True
                 )
+            if self._objection is not None and (detail := self._objection(connection)):
+                connection.close()
+                raise UpstreamError("connect-failure", detail, nothing_sent=True)
         except UpstreamError as error:
             self.opened(call)
             call.settle(None, error)

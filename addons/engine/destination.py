@@ -1,20 +1,23 @@
 """Where a client's request wants to go, by the listener's mode and the form of its target."""
 
 import re
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from mitmproxy import connection
 from mitmproxy.proxy import mode_specs
 
+from addons.engine.errors import BadRequest
 from addons.engine.incoming import Incoming
-from addons.engine.request_reader import BadRequest
 from addons.engine.wire import Fields, value
 
-_AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]]+)(?::([0-9]{1,5}))?")
+# RFC 3986 section 3.2.2, and bytes beyond ASCII, which browsers send in names of their own.
+_AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%\x80-\xff-]+)(?::([0-9]{0,5}))?")
 _PORTS = {b"http": 80, b"https": 443}
+_REMEMBERED = 1000
 
 
-class Destination(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Destination:
     """host, port and scheme to connect to; path in origin form; fields with the Host that belongs to it."""
 
     host: str
@@ -36,14 +39,14 @@ def split_authority(authority: bytes, default_port: int) -> tuple[str, int]:
 
 
 def split_target(target: bytes) -> tuple[bytes, bytes, bytes]:
-    """`http://host/path` -> scheme, authority, path. Raises BadRequest."""
+    """`http://host/path` -> scheme, authority, path (b"" if the URL has none). Raises BadRequest."""
     scheme, separator, rest = target.partition(b"://")
     scheme = scheme.lower()
     if not separator or scheme not in _PORTS:
         raise BadRequest(400, "a target that is neither a path nor an http or https URL")
     end = min((index for mark in b"/?" if (index := rest.find(bytes((mark,)))) >= 0), default=len(rest))
     path = rest[end:]
-    return scheme, rest[:end], path if path.startswith(b"/") else b"/" + path
+    return scheme, rest[:end], b"/" + path if path.startswith(b"?") else path
 
 
 class Destinations:
@@ -65,48 +68,54 @@ class Destinations:
             if not keep_host:
                 shown = f"[{host}]" if ":" in host else host
                 self._host = (shown if _PORTS.get(scheme) == port else f"{shown}:{port}").encode()
-        self._seen: dict[bytes, tuple[str, int]] = {}
+        self._places: dict[bytes, dict[bytes, tuple[str, int]]] = {scheme: {} for scheme in _PORTS}
 
     def find(self, request: Incoming, client: connection.Client) -> Destination:
         """Raises BadRequest for a target that leads nowhere."""
         target = request.target
         fields = request.fields
-        named: bytes | None = None
         scheme = b"http"
-        if target.startswith(b"/") or target == b"*":
+        host = value(fields, b"host")
+        if target.startswith(b"/") or (target == b"*" and request.method == b"OPTIONS"):
             path = target
         else:
             scheme, named, path = split_target(target)
-        host = named if named is not None else value(fields, b"host")
-        if host == self._own_bytes and host:
-            return Destination(self._own, 80, scheme, path, fields)
+            if not named:
+                raise BadRequest(400, "a URL without a host")
+            if not path:
+                path = b"*" if request.method == b"OPTIONS" else b"/"
+            if host != named:
+                # RFC 9112, 3.2.2: a proxy ignores the Host that came with an absolute URL.
+                host = named
+                fields = with_host(fields, named)
+        if b"#" in path:
+            # As Envoy does: who takes the fragment for a part of the path matches other routes.
+            raise BadRequest(400, "a target with a fragment")
+        place = None
+        if host:
+            if host == self._own_bytes:
+                return Destination(self._own, 80, scheme, path, fields)
+            place = self._places[scheme].get(host) or self._place(scheme, host)
         if self._fixed is not None:
             address, port, scheme = self._fixed
             if self._host is not None and host != self._host:
                 fields = with_host(fields, self._host)
-            elif named is not None:
-                fields = with_host(fields, named)
             return Destination(address, port, scheme, path, fields)
-        if named is not None:
-            # RFC 9112, 3.2.2: a proxy ignores the Host that came with an absolute URL.
-            if value(fields, b"host") != named:
-                fields = with_host(fields, named)
-        elif self._transparent:
+        if self._transparent:
             address, port = client.sockname[:2]
-            return Destination(address, port, scheme, path, fields)
-        if not host:
-            raise BadRequest(400, "no host to send the request to")
-        place = self._seen.get(scheme + host)
+            return Destination(address, port, b"http", path, fields)
         if place is None:
-            place = split_authority(host, _PORTS[scheme])
-            if len(self._seen) < 1000:
-                self._seen[scheme + host] = place
+            raise BadRequest(400, "no host to send the request to")
         return Destination(place[0], place[1], scheme, path, fields)
+
+    def _place(self, scheme: bytes, host: bytes) -> tuple[str, int]:
+        place = split_authority(host, _PORTS[scheme])
+        places = self._places[scheme]
+        if len(places) < _REMEMBERED:
+            places[host] = place
+        return place
 
 
 def with_host(fields: Fields, host: bytes) -> Fields:
     """The fields with that Host first, in place of any other."""
-    return (
-        (b"Host", host),
-        *[field for field in fields if len(field[0]) != 4 or field[0].lower() != b"host"],
-    )
+    return ((b"Host", host), *[field for field in fields if field[0].lower() != b"host"])

@@ -1,30 +1,43 @@
-"""Runs a coroutine without an asyncio task, as long as all it waits for is the engine's own.
+"""Runs a coroutine without an asyncio task, as long as all it waits for is futures.
 
 A task costs several microseconds and a turn of the event loop at each wait.
-A `Call` that is awaited here wakes its coroutine directly instead. Code that
-needs a real task around it (asyncio.timeout, wait_for, TaskGroup) must not be
-awaited here; `isolated` gives it one.
+Code that needs a real task around it (asyncio.timeout, wait_for, TaskGroup,
+and most libraries) must not be awaited here; `isolated` gives it one.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 _running = False
+_MARK = "mesh_taskless"
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def driven() -> bool:
-    """Whether the code that asks is stepped by a Driver, and not by a task."""
-    return _running
+def taskless(function: Function) -> Function:
+    """Marks an async hook that needs no task: it waits for nothing but futures, directly."""
+    setattr(function, _MARK, True)
+    return function
+
+
+def needs_task(function: Callable[..., Any]) -> bool:
+    """Whether what this function returns must be `isolated` before the code that asks awaits it."""
+    return _running and not getattr(function, _MARK, False)
 
 
 async def isolated(awaitable: Awaitable[Any]) -> Any:
-    """Await something foreign in a task of its own."""
+    """Await something foreign in a task of its own; if it has to be cancelled, wait until it has noticed."""
     task = asyncio.ensure_future(awaitable)
     try:
         return await task
-    finally:
-        task.cancel()
+    except BaseException:
+        if not task.done():
+            over = asyncio.get_running_loop().create_future()
+            task.add_done_callback(over.set_result)
+            task.cancel()
+            await over
+        raise
 
 
 class Driver:
@@ -77,7 +90,7 @@ class Driver:
             waiting._asyncio_future_blocking = False
             waiting.add_done_callback(self._wake)
         else:
-            waiting.then(self._wake)
+            raise RuntimeError(f"awaited what is no future: {waiting!r}")
 
     def _wake(self, waited: Any) -> None:
         if waited is self._waiting and not self.finished:

@@ -1,5 +1,6 @@
-"""What can go wrong between the proxy and an upstream."""
+"""What can go wrong between the proxy and an upstream, or a client."""
 
+import asyncio
 from typing import Literal
 
 Kind = Literal["connect-failure", "reset", "timeout", "protocol"]
@@ -21,3 +22,23 @@ class UpstreamError(Exception):
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.detail}"
+
+
+class BadRequest(Exception):
+    """A request that is answered with `status` and goes no further; says why."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class ClientGone(asyncio.CancelledError):
+    """The client ended the connection, or broke its request off; with `refusal` it may still be told why.
+
+    A cancellation: it is raised where an addon waits, whose `except Exception` must not take it for a failure.
+    """
+
+    def __init__(self, reason: str, refusal: BadRequest | None = None) -> None:
+        super().__init__(reason)
+        self.refusal = refusal

@@ -26,7 +26,8 @@ def _new_prefix() -> None:
 
 _new_prefix()
 # Workers are forked from one parent: each needs ids of its own.
-os.register_at_fork(after_in_child=_new_prefix)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_prefix)
 
 
 def make_id() -> str:
@@ -50,8 +51,9 @@ def make_request(
     fields: Fields,
     content: bytes | None,
     timestamp: float,
+    timestamp_end: float | None,
 ) -> http.Request:
-    """As http.Request(..., authority=b"", trailers=None, timestamp_end=timestamp)."""
+    """As http.Request(..., authority=b"", trailers=None)."""
     data = http.RequestData.__new__(http.RequestData)
     data.__dict__ = {
         "http_version": version,
@@ -59,7 +61,7 @@ def make_request(
         "content": content,
         "trailers": None,
         "timestamp_start": timestamp,
-        "timestamp_end": timestamp,
+        "timestamp_end": timestamp_end,
         "host": host,
         "port": port,
         "method": method,
@@ -75,7 +77,7 @@ def make_request(
 def make_response(
     version: bytes, status: int, reason: bytes, fields: Fields, content: bytes | None, timestamp: float
 ) -> http.Response:
-    """As http.Response(..., trailers=None, timestamp_end=timestamp)."""
+    """As http.Response(..., trailers=None). Without content its end is yet to come."""
     data = http.ResponseData.__new__(http.ResponseData)
     data.__dict__ = {
         "http_version": version,
@@ -83,7 +85,7 @@ def make_response(
         "content": content,
         "trailers": None,
         "timestamp_start": timestamp,
-        "timestamp_end": timestamp,
+        "timestamp_end": None if content is None else timestamp,
         "status_code": status,
         "reason": reason,
     }

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from mitmproxy import addonmanager, exceptions
 
+from addons.engine.driver import isolated, needs_task
+
 Hook = Callable[..., Any]
 
 logger = logging.getLogger("mitmproxy.addonmanager")
@@ -68,6 +70,10 @@ class HookTable:
             hooks = self._hooks[name] = self._compile(name)
         return hooks
 
+    def has_addon(self, name: str) -> bool:
+        """Whether an addon of that name is loaded, be it one of mitmproxy's own."""
+        return name in self._manager.lookup
+
     def run(self, name: str, *args: Any) -> Awaitable[None] | None:
         """Call the hooks now. None: all are done; else await what is returned for the rest of them."""
         hooks = self.find(name)
@@ -100,6 +106,8 @@ def _run(hooks: tuple[Hook, ...], start: int, args: tuple[Any, ...]) -> Awaitabl
             _log("_run")
         else:
             if result is not None and inspect.isawaitable(result):
+                if needs_task(hooks[index]):
+                    result = isolated(result)
                 return _wait(result, hooks, index + 1, args)
     return None
 

@@ -3,23 +3,18 @@
 import asyncio
 from collections.abc import Callable
 
-from addons.engine.wire import Fields
+from addons.engine.errors import ClientGone
+from addons.engine.wire import Fields, request_head
 
 HIGH_WATER = 64 * 1024
 """Bytes of a body that nobody has taken yet, at which the client is read no further."""
 
 
-class ClientGone(asyncio.CancelledError):
-    """The client ended the connection, or broke off its request.
-
-    A cancellation: it is raised where an addon waits, whose `except Exception` must not take it for a failure.
-    """
-
-
 class Incoming:
     """length: of the body in bytes, -1 if chunked. complete: the body is whole. keep_alive: valid once it is.
+    method: b"" for one that the parser does not know; all of that request is then left unread.
 
-    A body is taken by `read`, bit by bit, or waited for by `whole` and taken at once by `take`.
+    A body is awaited by `arrival` bit by bit, or by `whole`, and taken by `take`.
     """
 
     __slots__ = (
@@ -36,6 +31,7 @@ class Incoming:
         "method",
         "on_full",
         "on_room",
+        "on_wanted",
         "target",
         "trailers",
         "upgrade",
@@ -59,21 +55,29 @@ class Incoming:
         self.length = length
         self.expects_continue = expects_continue
         self.upgrade = upgrade
+        """The request asks to go on in another protocol, and may be granted it."""
         self.complete = False
         self.keep_alive = False
         self.trailers: Fields | None = None
-        self.error: BaseException | None = None
+        self.error: ClientGone | None = None
         self.on_full: Callable[[], None] | None = None
         """Called when more is waiting than HIGH_WATER; without it nobody holds the client back."""
         self.on_room: Callable[[], None] | None = None
+        self.on_wanted: Callable[[], None] | None = None
+        """Called once, when somebody waits for a body of which nothing has arrived."""
         self._parts: list[bytes] = []
         self._size = 0
         self._full = False
         self._waiter: asyncio.Future[None] | None = None
 
+    def head(self) -> bytes:
+        """Its head for somebody else to read; b"" where that is unread anyway."""
+        return request_head(self.method, self.target, self.fields, self.version) if self.method else b""
+
     # The connection's side
 
     def feed(self, data: bytes) -> None:
+        self.on_wanted = None
         self._parts.append(data)
         self._size += len(data)
         if self._size > HIGH_WATER and not self._full and self.on_full is not None:
@@ -89,7 +93,7 @@ class Incoming:
         if self._waiter is not None:
             self._wake()
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: ClientGone) -> None:
         """No more will come."""
         if not self.complete and self.error is None:
             self.error = error
@@ -101,7 +105,7 @@ class Incoming:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    # The reader's side
+    # The reader's side: one at a time; a new one takes the place of one that was cancelled
 
     def take(self) -> bytes:
         """What has arrived and was not taken."""
@@ -111,32 +115,38 @@ class Incoming:
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
         self._size = 0
-        if self._full:
-            self._full = False
-            if self.on_room is not None:
-                self.on_room()
+        self._relieve()
         return data
 
-    async def read(self) -> bytes:
-        """The next bytes; b"" at the end. Raises what ended the request before that."""
+    async def arrival(self) -> bool:
+        """Wait until there is something to `take`. False: the body is at its end. Raises what ended it before that."""
         while not self._parts:
             if self.complete:
-                return b""
+                return False
             await self._more()
-        return self.take()
+        return True
 
     async def whole(self) -> None:
         """Wait until all of the body is here; it is the caller's duty to know that it is small enough."""
         hold, self.on_full = self.on_full, None
+        self._relieve()
         try:
             while not self.complete:
                 await self._more()
         finally:
             self.on_full = hold
 
+    def _relieve(self) -> None:
+        if self._full:
+            self._full = False
+            if self.on_room is not None:
+                self.on_room()
+
     async def _more(self) -> None:
         if self.error is not None:
             raise self.error
-        if self._waiter is None:
-            self._waiter = asyncio.get_running_loop().create_future()
+        if self.on_wanted is not None:
+            wanted, self.on_wanted = self.on_wanted, None
+            wanted()
+        self._waiter = asyncio.get_running_loop().create_future()
         await self._waiter

@@ -1,28 +1,33 @@
-"""The life of one exchange in the fast lane: mitmproxy's hooks in mitmproxy's order, the answer streamed out."""
+"""The life of one exchange in the fast lane: mitmproxy's hooks in mitmproxy's order, then the answer."""
 
+import logging
 import time
+from collections.abc import Awaitable
+from typing import Any
 
 from mitmproxy import connection, http
 from mitmproxy import flow as mitmproxy_flow
 
+from addons.engine import delivery
 from addons.engine.answer import Answer
-from addons.engine.carrier import Carrier, Upload, load, pieces
+from addons.engine.carrier import Carrier, load, unload
 from addons.engine.destination import Destinations
-from addons.engine.flows import make_flow, make_request
+from addons.engine.errors import BadRequest, ClientGone, UpstreamError
+from addons.engine.flows import make_flow, make_headers, make_request
 from addons.engine.hooks import HookTable
-from addons.engine.incoming import ClientGone, Incoming
+from addons.engine.incoming import Incoming
 from addons.engine.pipe import Pipe
-from addons.engine.request_reader import BadRequest
 from addons.engine.server import ServerConnection
-from addons.engine.wire import LAST_CHUNK, Fields, answer_head, chunk, tokens, value
+from addons.engine.upload import Upload, pieces
+from addons.engine.wire import answer_head, value
+from addons.engine.wishes import wants_bodies, wants_messages
+
+logger = logging.getLogger("mesh.engine")
 
 BUFFER = 64 * 1024
 """Bytes; a request body up to this is gathered before it is sent on, so that it can be sent again."""
 KILLED = mitmproxy_flow.Error.KILLED_MESSAGE
-_CLOSE = ((b"connection", b"close"),)
-_KEEP = ((b"connection", b"keep-alive"),)
-_CHUNKED = ((b"transfer-encoding", b"chunked"),)
-_BODILESS = (204, 304)
+GONE = "Client disconnected."
 
 
 class Killed(Exception):
@@ -38,19 +43,15 @@ class Lane:
 
     async def serve(self, client: ServerConnection, incoming: Incoming) -> None:
         """One exchange. `client.tag` is the pair of mitmproxy's Client and the Server that is not connected yet."""
-        if incoming.upgrade:
-            # HTTP/2 without TLS by upgrade is declined, as mitmproxy does: the request is answered in HTTP/1.1.
-            incoming.upgrade = incoming.complete and b"h2c" not in tokens(incoming.fields, b"upgrade")
-            if incoming.upgrade and client.take_back is not None and self._wants_messages():
-                client.give_back(incoming)
-                return
-        now = time.time()
+        if incoming.upgrade and await self._handed_back(client, incoming):
+            return
         pair: tuple[connection.Client, connection.Server] = client.tag
         try:
             place = self._destinations.find(incoming, pair[0])
         except BadRequest as refusal:
-            client.refuse(refusal.status, refusal.reason)
+            client.refuse(refusal)
             return
+        now = time.time()
         request = make_request(
             place.host,
             place.port,
@@ -61,202 +62,186 @@ class Lane:
             place.fields,
             incoming.take() if incoming.complete else None,
             now,
+            now if incoming.complete else None,
         )
+        if incoming.trailers is not None:
+            request.data.trailers = make_headers(incoming.trailers)
         flow = make_flow(pair[0], pair[1], request, now)
         carrier = Carrier(incoming)
         load(flow, carrier)
         try:
             await self._exchange(client, incoming, flow, carrier)
-        except (ClientGone, BadRequest, Killed) as error:
-            flow.error = mitmproxy_flow.Error(
-                KILLED if isinstance(error, Killed) else "Client disconnected.", time.time()
-            )
-            await self._event("error", flow)
-            if isinstance(error, BadRequest) and not client.answered:
-                client.refuse(error.status, error.reason)
+        except Killed:
+            await self._fail(client, flow, carrier, None)
+            client.abort()
+        except ClientGone as gone:
+            carrier.error = gone.refusal
+            await self._fail(client, flow, carrier, GONE if gone.refusal is None else gone.refusal.reason)
+            if gone.refusal is not None and not client.answered:
+                client.refuse(gone.refusal)
             else:
-                client.transport.abort()
+                client.abort()
         except Exception as error:
-            # The answer broke off, or cannot be written: what was sent of it must not look whole.
+            # The answer broke off: what was sent of it must not look whole.
             carrier.error = error
-            flow.error = mitmproxy_flow.Error(str(error), time.time())
-            await self._event("error", flow)
-            client.transport.abort()
+            if not isinstance(error, UpstreamError):
+                logger.error("a request could not be served", exc_info=error)
+            await self._fail(client, flow, carrier, str(error))
+            if client.answered:
+                client.abort()
+            else:
+                client.refuse(BadRequest(*_last_words(error)))
         finally:
             flow.live = False
             carrier.end()
+            unload(flow)
+
+    async def _fail(
+        self, client: ServerConnection, flow: http.HTTPFlow, carrier: Carrier, reason: str | None
+    ) -> None:
+        """Tell the addons, unless they have seen the response. reason: None when the flow tells it already."""
+        carrier.end()
+        if not client.settled:
+            client.settled = True
+            if reason is not None:
+                flow.error = mitmproxy_flow.Error(reason, time.time())
+            if (rest := self._event("error", flow)) is not None:
+                await rest
 
     async def _exchange(
         self, client: ServerConnection, incoming: Incoming, flow: http.HTTPFlow, carrier: Carrier
     ) -> None:
-        request = flow.request
         if not incoming.complete:
-            request.stream = incoming.length < 0 or incoming.length > BUFFER
-        await self._event("requestheaders", flow)
-        self._check(flow)
-        if not incoming.complete and flow.response is None:
-            if incoming.expects_continue:
-                client.interim(100, b"Continue")
-            if request.stream:
-                carrier.upload = Upload(incoming, request.stream)
-            else:
-                await incoming.whole()
-                request.data.content = incoming.take()
-                request.data.timestamp_end = time.time()
-        elif callable(request.stream) and request.data.content is not None:
-            data = request.data.content
-            request.data.content = b"".join((*pieces(request.stream, data), *pieces(request.stream, b"")))
-        await self._event("request", flow)
-        self._check(flow)
-        response = flow.response
-        if response is None:
+            flow.request.stream = incoming.length < 0 or incoming.length > BUFFER
+        if (rest := self._event("requestheaders", flow)) is not None:
+            await rest
+        _check(flow)
+        if not incoming.complete:
+            await self._receive(incoming, flow, carrier)
+        elif callable(flow.request.stream) and flow.request.data.content:
+            flow.request.data.content = transformed(flow.request)
+        if (rest := self._event("request", flow)) is not None:
+            await rest
+        _check(flow)
+        if flow.response is None:
             raise RuntimeError("no addon answered the request")
-        answer = carrier.answer
+        answer = carrier.answer if flow.response is carrier.head else None
         if answer is not None:
-            response.stream = True
-        await self._event("responseheaders", flow)
-        self._check(flow)
-        if answer is not None and answer.upgraded:
-            await self._pipe(client, incoming, response, answer, carrier)
-            await self._event("response", flow)
-        elif answer is None or not response.stream:
-            if answer is not None:
-                response.data.content = answer.body + await _rest(answer)
-                response.data.timestamp_end = time.time()
-            await self._event("response", flow)
-            self._check(flow)
-            self._send(client, incoming, flow.response or response, incoming.method == b"HEAD")
-            if client.write_paused:
-                await client.drain()
-        else:
-            await self._stream(client, incoming, response, answer, carrier)
+            flow.response.stream = answer.upgraded or not self._is_wanted_whole(answer)
+        if (rest := self._event("responseheaders", flow)) is not None:
+            await rest
+        _check(flow)
+        response = flow.response
+        chunked = False
+        if answer is None or response is not carrier.head:
+            # An addon's own, perhaps in place of an upstream's, which is closed with the carrier.
+            if callable(response.stream) and response.data.content:
+                response.data.content = transformed(response)
+        elif answer.upgraded:
+            await _pipe(client, incoming, response, answer, carrier)
+        elif response.stream:
+            chunked = await delivery.stream(client, incoming, response, answer, carrier)
             response.data.timestamp_end = time.time()
-            await self._event("response", flow)
+        else:
+            response.data.content = await delivery.gather(answer)
+            response.data.timestamp_end = time.time()
+            if answer.trailers:
+                response.data.trailers = make_headers(answer.trailers)
+        client.settled = True
+        if (rest := self._event("response", flow)) is not None:
+            await rest
+        _check(flow)
+        if not client.answered:
+            _send(client, incoming, flow.response)
+        elif chunked:
+            delivery.end(client, response)
 
-    def _wants_messages(self) -> bool:
-        """Whether an addon looks at WebSocket messages, which only mitmproxy's own layer can show it."""
-        return any(
-            not getattr(hook, "__module__", "").startswith("addons.")
-            for hook in self._hooks.find("websocket_message")
-        )
+    async def _receive(self, incoming: Incoming, flow: http.HTTPFlow, carrier: Carrier) -> None:
+        """The request's body, unless it is answered already and the body is much, or waits to be asked for."""
+        request = flow.request
+        if request.stream:
+            if flow.response is None:
+                carrier.upload = Upload(incoming, request.stream)
+        elif flow.response is None or not incoming.expects_continue:
+            await incoming.whole()
+            request.data.content = incoming.take()
+            request.data.timestamp_end = time.time()
+            if incoming.trailers is not None:
+                request.data.trailers = make_headers(incoming.trailers)
 
-    @staticmethod
-    async def _pipe(
-        client: ServerConnection,
-        incoming: Incoming,
-        response: http.Response,
-        answer: Answer,
-        carrier: Carrier,
-    ) -> None:
-        protocol = value(answer.fields, b"upgrade") or b""
-        fields = (*response.data.headers.fields, (b"connection", b"upgrade"), (b"upgrade", protocol))
-        client.send(answer_head(response.data.status_code, response.data.reason, fields))
-        incoming.keep_alive = False
-        pipe = Pipe(carrier.idle_timeout)
-        upstream, early = answer.take_over(pipe.upstream)
-        behind = client.give_away(pipe.client)
-        try:
-            await pipe.run(client.transport, upstream, behind, early)
-        finally:
-            carrier.received, carrier.sent = pipe.client.received, pipe.upstream.received
+    def _event(self, name: str, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        """Call the hooks. None: all is done; else await what is returned."""
+        rest = self._hooks.run(name, flow)
+        if rest is None and not flow.intercepted and not self._hooks.find("update"):
+            return None
+        return self._rest_of_event(rest, flow)
 
-    async def _event(self, name: str, flow: http.HTTPFlow) -> None:
-        hooks = self._hooks
-        rest = hooks.run(name, flow)
+    async def _rest_of_event(self, rest: Awaitable[None] | None, flow: http.HTTPFlow) -> None:
         if rest is not None:
             await rest
-        if hooks.find("update"):
-            rest = hooks.run("update", [flow])
-            if rest is not None:
-                await rest
+        rest = self._hooks.run("update", [flow])
+        if rest is not None:
+            await rest
         if flow.intercepted:
             await flow.wait_for_resume()
 
-    @staticmethod
-    def _check(flow: http.HTTPFlow) -> None:
-        if flow.error is not None and flow.error.msg == KILLED:
-            raise Killed
+    def _is_wanted_whole(self, answer: Answer) -> bool:
+        length = value(answer.fields, b"content-length")
+        return length is not None and int(length) <= BUFFER and wants_bodies(self._hooks)
 
-    def _send(
-        self, client: ServerConnection, incoming: Incoming, response: http.Response, headless: bool
-    ) -> None:
-        data = response.data
-        body = data.content or b""
-        fields = data.headers.fields
-        if headless or data.status_code in _BODILESS:
-            body = b""
-        else:
-            fields = framed(fields, len(body))
-        client.send(
-            answer_head(data.status_code, data.reason, fields + self._connection(client, incoming)) + body
-        )
-
-    async def _stream(
-        self,
-        client: ServerConnection,
-        incoming: Incoming,
-        response: http.Response,
-        answer: Answer,
-        carrier: Carrier,
-    ) -> None:
-        data = response.data
-        fields = data.headers.fields
-        transform = response.stream
-        sized = value(fields, b"content-length") is not None and not callable(transform)
-        chunked = not sized and incoming.version == b"HTTP/1.1"
-        if not sized:
-            fields = tuple([field for field in fields if field[0].lower() != b"content-length"])
-        if chunked:
-            fields += _CHUNKED
-        elif not sized:
-            # HTTP/1.0 knows no chunks: the end of the body is the end of the connection.
-            incoming.keep_alive = False
-        client.send(answer_head(data.status_code, data.reason, fields + self._connection(client, incoming)))
-        piece = answer.body
-        while True:
-            if piece:
-                for part in pieces(transform, piece):
-                    client.send(chunk(part) if chunked else part)
-                    carrier.sent += len(part)
-                if client.write_paused:
-                    await client.drain()
-            piece = await answer.read()
-            if not piece:
-                break
-        if callable(transform):
-            for part in pieces(transform, b""):
-                client.send(chunk(part) if chunked else part)
-                carrier.sent += len(part)
-        if chunked:
-            client.send(LAST_CHUNK)
-
-    @staticmethod
-    def _connection(client: ServerConnection, incoming: Incoming) -> Fields:
-        if not client.keeps_alive(incoming):
-            return _CLOSE
-        return _KEEP if incoming.version == b"HTTP/1.0" else ()
+    async def _handed_back(self, client: ServerConnection, incoming: Incoming) -> bool:
+        """True: somebody else serves what asks for another protocol, or has a method that the parser does not know."""
+        unknown = incoming.method in (b"", b"CONNECT")
+        if not unknown and not wants_messages(self._hooks):
+            return False
+        if client.take_back is None:
+            if unknown:
+                client.refuse(BadRequest(501, "a method that is not served here"))
+            return unknown
+        await client.drain()
+        client.give_back(incoming)
+        return True
 
 
-async def _rest(answer: Answer) -> bytes:
-    parts = []
-    while data := await answer.read():
-        parts.append(data)
-    return b"".join(parts)
+def _check(flow: http.HTTPFlow) -> None:
+    if flow.error is not None and flow.error.msg == KILLED:
+        raise Killed
 
 
-def framed(fields: Fields, length: int) -> Fields:
-    """The fields with a Content-Length that is true; the very same ones where it is already."""
-    found = False
-    for name, text in fields:
-        size = len(name)
-        if size == 14 and name.lower() == b"content-length":
-            if found or text != b"%d" % length:
-                break
-            found = True
-        elif size == 17 and name.lower() == b"transfer-encoding":
-            break
-    else:
-        if found:
-            return fields
-    kept = [f for f in fields if f[0].lower() not in (b"content-length", b"transfer-encoding")]
-    return (*kept, (b"content-length", b"%d" % length))
+def _send(client: ServerConnection, incoming: Incoming, response: http.Response) -> None:
+    try:
+        delivery.send(client, incoming, response)
+    except ValueError as error:
+        logger.error(f"an answer that cannot be sent: {error}")
+        client.refuse(BadRequest(500, "the answer cannot be sent; see the proxy's log"))
+
+
+def _last_words(error: Exception) -> tuple[int, str]:
+    """Status and text for a client that was not told anything yet."""
+    if isinstance(error, UpstreamError):
+        return (504 if error.kind == "timeout" else 502), f"the answer broke off: {error.detail}"
+    return 500, "the request could not be served; see the proxy's log"
+
+
+def transformed(message: http.Message) -> bytes:
+    """What an addon's `stream` makes of a body that is here already."""
+    transform: Any = message.stream
+    return b"".join((*pieces(transform, message.data.content or b""), *pieces(transform, b"")))
+
+
+async def _pipe(
+    client: ServerConnection, incoming: Incoming, response: http.Response, answer: Answer, carrier: Carrier
+) -> None:
+    """Let client and upstream talk in the protocol that they have agreed on, until one of them ends."""
+    protocol = value(answer.fields, b"upgrade") or b""
+    fields = (*response.data.headers.fields, (b"connection", b"upgrade"), (b"upgrade", protocol))
+    client.send(answer_head(response.data.status_code, response.data.reason, fields))
+    incoming.keep_alive = False
+    await client.drain()
+    pipe = Pipe(carrier.idle_timeout)
+    upstream, early = answer.take_over(pipe.upstream)
+    behind = client.give_away(pipe.client)
+    try:
+        await pipe.run(client.transport, upstream, behind, early)
+    finally:
+        carrier.received, carrier.sent = pipe.client.received, pipe.upstream.received

@@ -1,39 +1,44 @@
 """Reading the requests that arrive on one connection, one after the other. No I/O: bytes go in by `feed`."""
 
+import re
 from collections import deque
-from typing import Final
+from typing import Any, Final
 
 import httptools
 
+from addons.engine.errors import BadRequest
 from addons.engine.incoming import Incoming
-from addons.engine.wire import tokens
+from addons.engine.wire import Fields, allowed_trailers, tokens
 
 HEAD_LIMIT: Final = 64 * 1024
-"""Bytes of a head's fields; more is answered 431."""
+"""Bytes of a head's fields, or of trailers; more is answered 431."""
 TARGET_LIMIT: Final = 16 * 1024
 """Bytes of a request's target; more is answered 414."""
 FIELDS_LIMIT: Final = 200
 
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
-
-
-class BadRequest(Exception):
-    """A request that is answered with `status` and goes no further; says why."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
+_FIRST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [\x21-\x7e]+ HTTP/1\.[01]\r\n")
 
 
 class RequestReader:
     """`arrived` gathers requests as soon as their heads are whole; their bodies grow while more is fed.
 
-    `feed` raises BadRequest; whatever was gathered before stays good. `feed` after an upgrade was asked for
-    keeps the bytes in `behind` until `go_on`.
+    `feed` raises BadRequest; whatever was gathered before stays good. The last of `arrived` may ask for an upgrade:
+    from there on bytes are kept in `behind`, until `go_on`.
     """
 
-    __slots__ = ("_head", "_pending", "_parser", "_target", "arrived", "behind", "reading", "upgrading")
+    __slots__ = (
+        "_body_follows",
+        "_head",
+        "_parser",
+        "_pending",
+        "_resumed",
+        "_target",
+        "arrived",
+        "behind",
+        "reading",
+        "upgrading",
+    )
 
     def __init__(self) -> None:
         self.arrived: deque[Incoming] = deque()
@@ -43,8 +48,10 @@ class RequestReader:
         self.upgrading = False
         self._pending: list[tuple[bytes, bytes]] = []
         self._target: list[bytes] = []
-        self._head = 0
-        self._parser = httptools.HttpRequestParser(self)
+        self._head = 0  # bytes since the last that belonged to a body or ended a request
+        self._body_follows = False  # behind a head after which the parser expects another protocol
+        self._resumed = False
+        self._parser: Any = httptools.HttpRequestParser(self)
 
     @property
     def in_head(self) -> bool:
@@ -52,23 +59,22 @@ class RequestReader:
         return self._head > 0 and self.reading is None
 
     def feed(self, data: bytes) -> None:
-        if self.upgrading:
-            self.behind += data
-            return
-        if self.reading is None:
+        while not self.upgrading:
             self._head += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as switch:
-            self.upgrading = True
-            self.behind = data[switch.args[0] :]
-        except httptools.HttpParserError as error:
-            cause = error.__context__
-            if isinstance(cause, BadRequest):
-                raise cause from None
-            raise BadRequest(400, f"not a valid HTTP/1.1 request: {error}") from None
-        if self.reading is None and self._head > HEAD_LIMIT + TARGET_LIMIT:
-            raise BadRequest(431, f"more than {HEAD_LIMIT // 1024} KiB of headers")
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as switch:
+                data = data[switch.args[0] :]
+                if self._goes_on():
+                    continue
+            except httptools.HttpParserError as error:
+                if not self._is_foreign(error, data):
+                    raise _refusal(error) from None
+            else:
+                if self._head > HEAD_LIMIT + TARGET_LIMIT:
+                    raise BadRequest(431, f"more than {HEAD_LIMIT // 1024} KiB of headers")
+                return
+        self.behind += data
 
     def go_on(self) -> None:
         """The upgrade was declined: what came behind its request is the next request."""
@@ -80,17 +86,50 @@ class RequestReader:
 
     def forget(self) -> None:
         """Break the cycle with the parser; the reader is of no use afterwards."""
-        del self._parser
+        self._parser = None
+
+    def _goes_on(self) -> bool:
+        """The parser stopped behind a head that asks for another protocol: True when HTTP is what follows."""
+        request = self.reading
+        if request is None and self.arrived and self.arrived[-1].upgrade:
+            self.upgrading = True
+            return False
+        self._parser = httptools.HttpRequestParser(self)
+        if request is not None:
+            self._body_follows = False
+            self._resumed = True
+            framing = b"transfer-encoding: chunked"
+            if request.length >= 0:
+                framing = b"content-length: %d" % request.length
+            kept = b"keep-alive" if request.keep_alive else b"close"
+            self._parser.feed_data(b"PUT / HTTP/1.1\r\nconnection: %b\r\n%b\r\n\r\n" % (kept, framing))
+        return True
+
+    def _is_foreign(self, error: Exception, data: bytes) -> bool:
+        """Whether `data` begins a request that is good but for a method that the parser does not know."""
+        if not isinstance(error, httptools.HttpParserInvalidMethodError):
+            return False
+        if self.reading is not None or self._head != len(data) or not _FIRST_LINE.match(data):
+            return False
+        request = Incoming(b"", b"", b"HTTP/1.1", (), 0, False, True)
+        request.end(False, None)
+        self.arrived.append(request)
+        self.upgrading = True
+        self._head = 0
+        return True
 
     # What the parser calls
 
     def on_url(self, piece: bytes) -> None:
         self._target.append(piece)
-        if len(piece) > TARGET_LIMIT or sum(map(len, self._target)) > TARGET_LIMIT:
+        if not self._head:
+            # This head began together with the end of another request.
+            self._head = len(piece)
+        if self._head > TARGET_LIMIT and sum(map(len, self._target)) > TARGET_LIMIT:
             raise BadRequest(414, f"a request target of more than {TARGET_LIMIT // 1024} KiB")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._pending.append((name, value))
+        self._pending.append((name, value.rstrip()))
 
     def on_headers_complete(self) -> None:
         pending = self._pending
@@ -98,16 +137,20 @@ class RequestReader:
         pending.clear()
         target = self._target[0] if len(self._target) == 1 else b"".join(self._target)
         self._target.clear()
+        if self._resumed:
+            self._resumed = False
+            return
         parser = self._parser
         version = _VERSIONS.get(parser.get_http_version())
         if version is None:
-            raise BadRequest(505, "neither HTTP/1.1 nor HTTP/1.0")
+            raise BadRequest(400, "neither HTTP/1.1 nor HTTP/1.0")
         if len(fields) > FIELDS_LIMIT:
             raise BadRequest(431, f"more than {FIELDS_LIMIT} header fields")
-        if self._head > HEAD_LIMIT and sum([len(n) + len(v) + 4 for n, v in fields]) > HEAD_LIMIT:
-            raise BadRequest(431, f"more than {HEAD_LIMIT // 1024} KiB of headers")
+        if self._head > HEAD_LIMIT:
+            _check_size(fields)
+        self._head = 0
         length = 0
-        chunked = False
+        chunked = sized = False
         hosts = 0
         expect = False
         for name, value in fields:
@@ -118,6 +161,7 @@ class RequestReader:
             elif size == 14:
                 if name.lower() == b"content-length":
                     length = int(value)
+                    sized = True
             elif size == 17:
                 if name.lower() == b"transfer-encoding":
                     if chunked or value.lower() != b"chunked":
@@ -127,30 +171,63 @@ class RequestReader:
                 expect = value.lower() == b"100-continue"
         if hosts > 1 or (not hosts and version == b"HTTP/1.1"):
             raise BadRequest(400, "exactly one Host header is needed")
-        if chunked and version == b"HTTP/1.0":
-            raise BadRequest(400, "Transfer-Encoding in an HTTP/1.0 request")
+        if chunked:
+            if sized or version == b"HTTP/1.0":
+                raise BadRequest(400, "Transfer-Encoding beside Content-Length, or in an HTTP/1.0 request")
+            length = -1
+        method = parser.get_method()
         request = self.reading = Incoming(
-            parser.get_method(),
+            method,
             target,
             version,
             fields,
-            -1 if chunked else length,
+            length,
             expect and version == b"HTTP/1.1",
-            parser.should_upgrade() and b"upgrade" in tokens(fields, b"connection"),
+            parser.should_upgrade() and self._is_upgrade(method, fields, length),
         )
         self.arrived.append(request)
 
+    def _is_upgrade(self, method: bytes, fields: Fields, length: int) -> bool:
+        """Whether the client gets what it asks for. HTTP/2 it does not: it is answered in HTTP/1.1."""
+        if method == b"CONNECT":
+            if length:
+                raise BadRequest(400, "a CONNECT request with a body")
+            return True
+        # The parser takes any body for the new protocol's.
+        self._body_follows = length != 0
+        return length == 0 and b"h2c" not in tokens(fields, b"upgrade")
+
     def on_body(self, data: bytes) -> None:
+        self._head = 0
         assert self.reading is not None
         self.reading.feed(data)
 
     def on_message_complete(self) -> None:
         request = self.reading
         assert request is not None
-        self.reading = None
-        self._head = 0
+        if self._body_follows:
+            request.keep_alive = self._parser.should_keep_alive()
+            return
         trailers = None
         if self._pending:
-            trailers = tuple(self._pending)
+            fields = tuple(self._pending)
             self._pending.clear()
+            if len(fields) > FIELDS_LIMIT:
+                raise BadRequest(431, f"more than {FIELDS_LIMIT} trailers")
+            _check_size(fields)
+            trailers = allowed_trailers(fields)
+        self.reading = None
+        self._head = 0
         request.end(self._parser.should_keep_alive(), trailers)
+
+
+def _check_size(fields: Fields) -> None:
+    if sum([len(name) + len(value) + 4 for name, value in fields]) > HEAD_LIMIT:
+        raise BadRequest(431, f"more than {HEAD_LIMIT // 1024} KiB of headers")
+
+
+def _refusal(error: httptools.HttpParserError) -> BadRequest:
+    cause = error.__context__
+    if isinstance(cause, BadRequest):
+        return cause
+    return BadRequest(400, f"not a valid HTTP/1.1 request: {error}")

@@ -12,12 +12,18 @@ HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 )
 
+# A recipient that merged such a trailer into the head would read the message, or its sender, differently.
+_NO_TRAILERS = frozenset(
+    b"authorization connection content-encoding content-length content-range content-type cookie expect host keep-alive"
+    b" proxy-authorization proxy-connection set-cookie te trailer transfer-encoding upgrade".split()
+)
+
 _PLAIN = frozenset((b"keep-alive", b"close", b"upgrade", b"te", b"keep-alive, upgrade"))
 
 
-def request_head(method: bytes, target: bytes, fields: Fields) -> bytes:
+def request_head(method: bytes, target: bytes, fields: Fields, version: bytes = b"HTTP/1.1") -> bytes:
     """The head of a request up to and with its empty line. ValueError when a line break is hidden in a part of it."""
-    return _head(b"%b %b HTTP/1.1" % (method, target), fields)
+    return _head(b"%b %b %b" % (method, target, version), fields)
 
 
 def answer_head(status: int, reason: bytes, fields: Fields, version: bytes = b"HTTP/1.1") -> bytes:
@@ -44,6 +50,11 @@ def last_chunk(trailers: Fields | None = None) -> bytes:
     if not trailers:
         return LAST_CHUNK
     return _head(b"0", trailers)
+
+
+def allowed_trailers(fields: Fields) -> Fields | None:
+    """The fields that may stand behind a body (RFC 9110 section 6.5.1); None when there are none."""
+    return tuple([field for field in fields if field[0].lower() not in _NO_TRAILERS]) or None
 
 
 def value(fields: Fields, name: bytes) -> bytes | None:

@@ -1,0 +1,126 @@
+"""A client's connection as it was accepted: its first bytes tell who serves it."""
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from mitmproxy import connection, platform
+from mitmproxy.proxy import mode_specs
+
+from addons.engine.flows import make_id
+from addons.engine.lane import Lane
+from addons.engine.server import HEAD_TIMEOUT, IDLE_TIMEOUT, ServerConnection
+from addons.fast_lane import begins_http1
+
+if TYPE_CHECKING:
+    from addons.listener import Listeners
+
+logger = logging.getLogger("mesh.listener")
+
+
+class DirectConnection(ServerConnection):
+    """Serves HTTP/1.1 in the engine and hands anything else over to mitmproxy's stack."""
+
+    def __init__(
+        self, listeners: "Listeners", lane: Lane, instance: Any, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(lane.serve, self._over, loop.time)
+        self._listeners = listeners
+        self._instance = instance
+        self._first: bytes | None = b""
+        """What came before it was clear who serves it; None from then on."""
+        self._greeted = False
+        self.take_back = self._hand_over
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._listeners.connections.add(self)
+        mode: mode_specs.ProxyMode = self._instance.mode
+        target = mode.address if isinstance(mode, mode_specs.ReverseMode) else None
+        sockname = transport.get_extra_info("sockname")
+        if isinstance(mode, mode_specs.TransparentMode):
+            try:
+                sockname = target = _original_address(transport)
+            except Exception as error:
+                logger.error(f"transparent mode: where a connection wanted to go is not known: {error!r}")
+                self.close()
+        client = connection.Client(
+            peername=transport.get_extra_info("peername"),
+            sockname=sockname,
+            id=make_id(),
+            timestamp_start=time.time(),
+            proxy_mode=mode,
+            state=connection.ConnectionState.OPEN,
+        )
+        self.tag = (client, connection.Server(address=target, id=make_id()))
+
+    def data_received(self, data: bytes) -> None:
+        if self._first is None or self.lingering:
+            super().data_received(data)
+            return
+        first = self._first = self._first + data if self._first else data
+        self.since = self.clock() if first is data else self.since
+        verdict = begins_http1(first)
+        if verdict:
+            self._begin(first)
+        elif verdict is False:
+            self._hand_over(first)
+
+    def look(self, now: float) -> None:
+        if self._first is None or self.lingering:
+            super().look(now)
+        elif now - self.since > (HEAD_TIMEOUT if self._first else IDLE_TIMEOUT):
+            self.close()
+
+    def _begin(self, first: bytes) -> None:
+        self._first = None
+        self._greeted = True
+        pending = self._listeners.hooks.run("client_connected", self.tag[0])
+        if pending is None:
+            self._serve_from(first)
+        else:
+            self.hold()
+            self._listeners.keep(self._greet(pending, first))
+
+    async def _greet(self, pending: Any, first: bytes) -> None:
+        await pending
+        if self.open:
+            self.release()
+            self._serve_from(first)
+
+    def _serve_from(self, first: bytes) -> None:
+        if self.tag[0].error:
+            # An addon refused the client.
+            self.close()
+        else:
+            super().data_received(first)
+
+    def _hand_over(self, data: bytes) -> None:
+        self._given_away = True
+        self._listeners.discard(self)
+        self._listeners.hand_over(self._instance, self.transport, data)
+        # mitmproxy greets it again, as another client.
+        self._say_goodbye()
+
+    def _over(self, served: ServerConnection) -> None:
+        self._listeners.discard(self)
+        self._say_goodbye()
+
+    def _say_goodbye(self) -> None:
+        if not self._greeted:
+            return
+        self._greeted = False
+        client = self.tag[0]
+        client.timestamp_end = time.time()
+        client.state = connection.ConnectionState.CLOSED
+        pending = self._listeners.hooks.run("client_disconnected", client)
+        if pending is not None:
+            self._listeners.keep(pending)
+
+
+def _original_address(transport: asyncio.BaseTransport) -> tuple[str, int]:
+    """Where the client connected to before the kernel sent it here."""
+    find: Any = platform.original_addr
+    address: tuple[str, int] = find(transport.get_extra_info("socket"))
+    return address

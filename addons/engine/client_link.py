@@ -1,0 +1,130 @@
+"""The ground under a client's connection: its transport, how each direction is held back, and how it ends."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable
+from typing import Final, cast
+
+from addons.engine.errors import ClientGone
+from addons.engine.link import READ_SIZE, WRITE_HIGH, WRITE_LOW
+
+STALL_TIMEOUT: Final = 300.0
+"""Seconds in which a client has to take some of what is sent to it."""
+LINGER: Final = 2.0
+"""Seconds of silence after which a connection that is closing is closed: a reset would eat the last answer."""
+LONGEST_LINGER: Final = 30.0
+_ENDED = (b"\x07", b"\x08")  # TCP_CLOSE and TCP_CLOSE_WAIT of Linux
+
+
+class ClientLink(asyncio.Protocol):
+    """open: the client is there. since: when a byte last arrived; of a head, when its first byte did."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.open = True
+        self.write_paused = False
+        self.since = clock()
+        self.clock = clock
+        self.lingering = False
+        self._reading_paused = False
+        self._linger_until = 0.0
+        self._room: asyncio.Future[None] | None = None
+        self._unsent = 0
+        self._unsent_since = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
+        if hasattr(transport, "max_size"):
+            transport.max_size = READ_SIZE
+
+    # To the client
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        self._wake_writer()
+
+    async def drain(self) -> None:
+        """Wait until the client has taken enough to be sent more. Raises ClientGone."""
+        while self.write_paused and self.open:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+        if not self.open:
+            raise ClientGone("the client ended the connection")
+
+    def _wake_writer(self) -> None:
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)
+
+    # From the client
+
+    def hold(self) -> None:
+        """Read no further for now."""
+        if not self._reading_paused and not self.transport.is_closing():
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def release(self) -> None:
+        """Read on."""
+        if self._reading_paused and not self.transport.is_closing():
+            self._reading_paused = False
+            self.transport.resume_reading()
+
+    def left_unseen(self) -> bool:
+        """Whether the client has left while it is not read, which the event loop does not tell (Linux alone does)."""
+        if not self._reading_paused or sys.platform != "linux":
+            return False
+        try:
+            found: socket.socket = self.transport.get_extra_info("socket")
+            return found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) in _ENDED
+        except (OSError, AttributeError):
+            return False
+
+    # The end
+
+    def close(self) -> None:
+        """Close when what was written is sent."""
+        self.linger(close=True)
+
+    def abort(self) -> None:
+        """Close at once: whatever was sent of an answer must not look like all of it."""
+        self.transport.abort()
+
+    def linger(self, *, close: bool = False) -> None:
+        """End this side when what was written is sent, and wait a little for the client to end its own.
+
+        close: wait for nothing; only right when the client has sent nothing that was not read.
+        """
+        if self.lingering:
+            return
+        self.lingering = True
+        self.since = self.clock()
+        self._linger_until = self.since + LONGEST_LINGER
+        if close or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self.release()
+        try:
+            self.transport.write_eof()
+        except OSError:  # the client has gone already
+            self.transport.close()
+
+    def stalled(self, now: float) -> bool:
+        """Whether the client takes nothing any more. To be asked now and then."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent == 0 or unsent != self._unsent:
+            self._unsent = unsent
+            self._unsent_since = now
+        return now - self._unsent_since > STALL_TIMEOUT
+
+    def lingered(self, now: float) -> bool:
+        """Whether a connection that is closing has waited enough."""
+        if self._unsent:
+            return False
+        return now - self.since > LINGER or now > self._linger_until
