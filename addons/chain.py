@@ -1,6 +1,7 @@
 """The order of the mesh's features, here and nowhere else."""
 
 from addons.access_log import AccessLog
+from addons.backstop import Backstop
 from addons.faults import Faults
 from addons.forwarder import Forwarder
 from addons.metrics import Metrics
@@ -25,6 +26,7 @@ def chain() -> list[object]:
         Faults(),  # beneath retry: acts on each attempt before it goes out
         Retry(),  # judges each attempt's outcome, a fault's included
         forwarder,  # runs the attempts, asking the two above
+        Backstop(),  # after all that sends: what is left over goes nowhere
         AccessLog(),  # after all that answers, so that it tells the final answer
         metrics,  # last: the log has noted whether the client left
     ]

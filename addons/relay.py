@@ -39,6 +39,11 @@ class _Offer:
     server: asyncio.Server
 
 
+def relayed(flow: http.HTTPFlow) -> bool:
+    """Whether mitmproxy is sent to a relay for this flow's answer, which has not begun yet."""
+    return _ATTRIBUTE in flow.__dict__
+
+
 class Relay:
     """One listener and one connection per answer."""
 
