@@ -32,9 +32,9 @@ def traffic_since(
     told = busiest(rows)
     for latency in latencies:
         if latency.total != latency.told_total:
-            row = told.get(_key(latency.labels))
-            if row is not None:
-                row.latency = added((row.latency, grown(latency.buckets, latency.told_buckets)))
+            mine = told.get(_key(latency.labels))
+            if mine is not None:
+                mine.latency = added((mine.latency, grown(latency.buckets, latency.told_buckets)))
             latency.told_buckets = latency.buckets.copy()
             latency.told_total = latency.total
     return Traffic(end, seconds, told, len(rows) - len(told))

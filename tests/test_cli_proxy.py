@@ -55,6 +55,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
             "--mode regular@1 --mode socks5@5 --listen-host 127.0.0.1 --listen-port 7 -s a.py -s b.py --set http2=false",
         ),
         ("--outbound 1 --workers 2", "--workers 2 --mode regular@1"),
+        ("--outbound 1 --metrics-port 15090", "--mode regular@1 --set mesh_metrics_port=15090"),
         ("--outbound 1 --set mesh_inbound=1", "--mode regular@1 --set mesh_inbound=1"),
         ("--outbound 1 -- -k --ignore-hosts x", "--mode regular@1 -k --ignore-hosts x"),
     ],
@@ -96,6 +97,7 @@ def test_redis_of_the_environment_stays_there(
         ("--inbound 1:host:0", "--inbound: write a port"),
         ("--outbound 1 --service a --set mesh_service=b", "--set mesh_service"),
         ("--outbound 1 --workers 0", "--workers"),
+        ("--outbound 1 --metrics-port x", "--metrics-port: write a port"),
         ("--outbound 1 --mesh {x}", "--mesh"),
     ],
 )
