@@ -66,7 +66,8 @@ class Attempts:
         """
         route = exchange.route
         if route is not None and route.timeout is not None:
-            deadline.start(route.timeout - (time.perf_counter() - exchange.started))
+            # From here on, as in Envoy: a client that sends its request slowly has no less time for the answer.
+            deadline.start(route.timeout)
         tried: list[Endpoint] = []
         carrier = carrier_of(flow)
         upload = carrier.upload if carrier is not None else None

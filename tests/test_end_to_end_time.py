@@ -42,6 +42,18 @@ def test_the_timeout_runs_out_during_a_try(world):
         assert line["attempts"][0]["error"] == "timeout"
 
 
+def test_the_timeout_begins_when_the_request_is_there(world):
+    with Upstream() as upstream:
+        service = world.serve("timeout: 300ms", upstream.address)
+        with socket.create_connection(("127.0.0.1", world.proxy.port), timeout=20) as client:
+            client.sendall(
+                f"PUT http://{service}/ HTTP/1.1\r\nhost: {service}\r\ncontent-length: 2\r\n\r\no".encode()
+            )
+            time.sleep(0.5)
+            client.sendall(b"k")
+            assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
 def test_the_timeout_includes_all_tries(world):
     with Upstream(silent) as upstream:
         service = world.serve(
