@@ -1,6 +1,5 @@
 """mitmesh top: requests per second, success and latency of every service and version, as all proxies tell it."""
 
-import asyncio
 import contextlib
 import sys
 import time
@@ -91,6 +90,8 @@ def top(
         return View(target.mesh, len(nodes), windows, service)
 
     async def look_once(store: "Store") -> None:
+        import asyncio
+
         view = await look(store)
         for _ in range(round(seconds) - 1):
             await asyncio.sleep(EVERY)
@@ -103,6 +104,8 @@ def top(
             table(HEADINGS, view.rows())
 
     async def follow(store: "Store") -> None:
+        import asyncio
+
         from control.store import StoreError
 
         view = await look(store)
