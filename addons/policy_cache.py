@@ -25,11 +25,11 @@ def write_cache(path: Path, mesh: str, revision: int, documents: dict[str, str])
 
 def read_cache(path: Path, mesh: str) -> tuple[int, dict[str, str]]:
     """Revision and documents of the mesh. Raises OSError, or ValueError if the file is not such a cache."""
-    data = json.loads(path.read_text(encoding="utf-8"))
     try:
+        data = json.loads(path.read_text(encoding="utf-8"))
         if data["mesh"] != mesh:
             raise ValueError(f"it is of mesh {data['mesh']!r}, not {mesh!r}")
         documents = {str(service): str(text) for service, text in data["documents"].items()}
         return int(data["revision"]), documents
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a policy cache: {error!r}") from None

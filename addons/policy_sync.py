@@ -142,6 +142,7 @@ class PolicySync:
                 adopted = await self._adopt(revision, documents)
                 if not adopted and self.snapshot is None:
                     await self._load_cache()
+                self.settled.set()
                 await self._report()
                 if adopted:
                     await self._save_cache(revision, documents)

@@ -1,0 +1,148 @@
+"""Routing: which facts the policy sees, what it decides, and what happens when nothing can be decided."""
+
+import random
+from collections import Counter
+
+import pytest
+from mitmproxy import flow as mitmproxy_flow
+
+from addons import routing
+from addons.routing import Routing, facts_of
+from tests.flows import make_answer, make_flow, pinned, snapshot
+
+TWO = """\
+service: web
+endpoints: {v1: ["10.0.0.1:80"], v2: ["10.0.0.2:80"]}
+"""
+
+
+def routed(flow, policy="", seed=1, **pin):
+    exchange = pinned(flow, policy, **pin)
+    Routing(random.Random(seed)).request(flow)
+    return exchange
+
+
+def test_the_facts_are_what_the_client_named():
+    facts = facts_of(make_flow("http://Web.Test:8080/a%20b?c=d", "PUT", {"X-A": "1"}), "shop")
+    assert (facts.method, facts.host, facts.port, facts.target, facts.source) == (
+        "PUT", "Web.Test".lower(), 8080, "/a%20b?c=d", "shop",
+    )  # fmt: skip
+    assert facts.header("x-a") == "1"
+
+
+@pytest.mark.parametrize(
+    ("mode", "host"),
+    [
+        ("regular", "10.1.1.1"),
+        ("reverse:http://10.1.1.1", "10.1.1.1"),
+        ("transparent", "web"),
+        ("wireguard", "web"),
+    ],
+)
+def test_where_the_client_knows_an_address_alone_its_host_header_names_the_service(mode, host):
+    flow = make_flow("http://10.1.1.1/", mode=mode)
+    flow.request.headers["host"] = "web"
+    assert facts_of(flow, "").host == host
+
+
+def test_a_route_its_share_and_its_headers():
+    policy = TWO + (
+        "routes: [{name: canary, match: {path: /c}, to: v2, request_headers: {set: {x-a: new}}}]\n"
+        "response_headers: {set: {x-b: own}}\n"
+    )
+    flow = make_flow("http://web/c", headers={"x-a": "old"})
+    exchange = routed(flow, policy)
+    assert (exchange.service, exchange.route.label, exchange.share.version) == ("web", "canary", "v2")
+    assert flow.request.headers["x-a"] == "new"
+    flow.response = make_answer(x_b="theirs")
+    Routing().responseheaders(flow)
+    assert flow.response.headers["x-b"] == "own"
+    assert exchange.flags == []
+
+
+def test_shares_are_drawn_from_the_random_source():
+    policy = snapshot(TWO + "to: {v1: 3, v2: 1}")
+
+    def draw(seed: int) -> list[str]:
+        addon = Routing(random.Random(seed))
+        drawn = []
+        for _ in range(1000):
+            flow = make_flow("http://web/")
+            exchange = pinned(flow, policy)
+            addon.request(flow)
+            drawn.append(exchange.share.version)
+        return drawn
+
+    drawn = draw(7)
+    assert drawn == draw(7)
+    # A quarter of 1000; 68 are five standard deviations.
+    assert abs(Counter(drawn)["v2"] - 250) < 68
+
+
+def test_a_host_that_nobody_claims():
+    exchange = routed(make_flow("http://other/"), TWO)
+    assert (exchange.service, exchange.share, exchange.routed) == ("", None, True)
+    flow = make_flow("http://other:81/")
+    exchange = routed(flow, 'service: "*"\nunknown_hosts: refuse')
+    assert (flow.response.status_code, flow.response.headers["x-mesh-flag"]) == (404, "NR")
+    assert "other:81" in flow.response.text
+    assert exchange.flags == ["NR"]
+
+
+def test_respond_answers_at_once():
+    flow = make_flow("http://web/")
+    exchange = routed(flow, TWO + "respond: {status: 418, headers: {x-a: b}, body: teapot}")
+    assert (flow.response.status_code, flow.response.text) == (418, "teapot")
+    assert (flow.response.headers["x-a"], flow.response.headers["content-length"]) == ("b", "6")
+    assert exchange.share is None
+
+
+def test_inbound_is_not_decided_again():
+    flow = make_flow("http://web/")
+    exchange = routed(flow, TWO + "respond: {body: no}", inbound=True)
+    assert (flow.response, exchange.route, exchange.routed) == (None, None, True)
+    assert exchange.facts.host == "web"
+
+
+def test_a_request_id_is_made_once():
+    flow = make_flow()
+    exchange = routed(flow)
+    assert flow.request.headers["x-request-id"] == exchange.request_id != ""
+    kept = make_flow(headers={"X-Request-Id": "mine"})
+    assert routed(kept).request_id == "mine"
+    assert kept.request.headers.get_all("x-request-id") == ["mine"]
+
+
+def test_ids_differ():
+    assert len({routed(make_flow()).request_id for _ in range(100)}) == 100
+
+
+def test_what_is_decided_stays():
+    flow = make_flow("http://web/")
+    exchange = routed(flow, TWO + "to: v1")
+    share = exchange.share
+    exchange.snapshot = snapshot(TWO + "to: v2")
+    Routing().request(flow)
+    assert exchange.share is share
+
+
+def test_what_is_answered_or_broken_or_unknown_is_left_alone():
+    answered = make_flow("http://web/")
+    answered.response = make_answer(201)
+    assert routed(answered, TWO).route is None
+    broken = make_flow("http://web/")
+    broken.error = mitmproxy_flow.Error("gone")
+    assert routed(broken, TWO).route is None
+    unknown = make_flow("http://web/")
+    Routing().request(unknown)
+    Routing().responseheaders(unknown)
+    assert unknown.response is None
+
+
+def test_a_failure_stops_the_request(monkeypatch, caplog):
+    monkeypatch.setattr(routing, "facts_of", lambda *_: 1 / 0)
+    flow = make_flow("http://web/")
+    exchange = routed(flow, TWO)
+    assert (flow.response.status_code, flow.response.headers["x-mesh-flag"]) == (500, "IE")
+    assert exchange.flags == ["IE"]
+    assert "ZeroDivisionError" in caplog.text
