@@ -104,7 +104,7 @@ def line(flow: http.HTTPFlow, exchange: Exchange) -> str:
     )
 
 
-_Known = tuple[object, object, object, tuple[str, str, str, str | None], tuple[str, str]]
+_Known = tuple[object, object, int | None, tuple[str, str, str, str | None], tuple[str, str]]
 _known: dict[tuple[int, int], _Known] = {}
 
 
@@ -113,7 +113,9 @@ def _fixed(exchange: Exchange) -> tuple[str, str]:
 
     Known by identity, and the objects are kept with the spelling: an id can only be reused once they are gone.
     """
-    route, share, snapshot = exchange.route, exchange.share, exchange.snapshot
+    route, share = exchange.route, exchange.share
+    # Its number, not the snapshot: what is kept here must not keep a policy of the past.
+    revision = exchange.snapshot.revision if exchange.snapshot is not None else None
     version = _version(exchange)
     whose = (exchange.node, exchange.service, exchange.source, version)
     key = (id(route), id(share))
@@ -122,7 +124,7 @@ def _fixed(exchange: Exchange) -> tuple[str, str]:
         known is not None
         and known[0] is route
         and known[1] is share
-        and known[2] is snapshot
+        and known[2] == revision
         and known[3] == whose
     ):
         return known[4]
@@ -131,11 +133,11 @@ def _fixed(exchange: Exchange) -> tuple[str, str]:
     where = (
         f',"route":{"null" if route is None else _text(route.label)}'
         f',"version":{"null" if version is None else _text(version)}'
-        f',"revision":{"null" if snapshot is None else snapshot.revision}'
+        f',"revision":{"null" if revision is None else revision}'
     )
     if len(_known) >= _MOST_KNOWN:
         _known.clear()
-    _known[key] = (route, share, snapshot, whose, (who, where))
+    _known[key] = (route, share, revision, whose, (who, where))
     return who, where
 
 
