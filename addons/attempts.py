@@ -45,7 +45,7 @@ class Attempts:
         self._client = client
         self.hooks = hooks
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._turns: dict[tuple[str, str | None], RoundRobin] = {}
+        self._turns: dict[tuple[str, str | None, bool], RoundRobin] = {}
         self._origins: dict[tuple[str, int, bool, str], Origin] = {}
 
     @property
@@ -115,7 +115,9 @@ class Attempts:
         if share is None:
             attempt = Attempt(number, None, request.host, request.port)
         else:
-            key = (share.service, share.version)
+            # First tries and further ones take turns apart: where one of two endpoints fails, the further tries would
+            # else bring every first try back to it.
+            key = (share.service, share.version, bool(tried))
             turns = self._turns.get(key)
             if turns is None:
                 turns = self._turns[key] = RoundRobin()
