@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Iterable
 
 from mitmproxy import connection, ctx, http
+from mitmproxy.flow import Error
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from addons.answers import own_answer
@@ -75,42 +76,49 @@ class Passthrough:
                 flow, exchange, 500, "IE", "the mesh failed to pass this request on; see the proxy's log"
             )
 
-    async def responseheaders(self, flow: http.HTTPFlow) -> None:
+    def responseheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        # Not async by itself: it is called for every exchange, and has something to wait for in few.
         exchange = exchange_of(flow)
         if exchange is None or not exchange.streamed or flow.response is None:
-            return
-        if flow.response.status_code == 101:
+            return None
+        return self._passed(flow, exchange, flow.response)
+
+    async def _passed(self, flow: http.HTTPFlow, exchange: Exchange, response: http.Response) -> None:
+        if response.status_code == 101:
             self._stop_timer(flow)
         attempt = exchange.attempts[-1]
-        attempt.status = flow.response.status_code
-        attempt.fields = flow.response.headers.fields
+        attempt.status = response.status_code
+        attempt.fields = response.headers.fields
         await self._ended(flow, attempt)
 
-        transform = flow.response.stream
+        transform = response.stream
 
         def count(piece: bytes) -> bytes | Iterable[bytes]:
             exchange.bytes_out += len(piece)
             return transform(piece) if callable(transform) else piece
 
-        flow.response.stream = count
+        response.stream = count
 
     def response(self, flow: http.HTTPFlow) -> None:
         self._stop_timer(flow)
 
-    async def error(self, flow: http.HTTPFlow) -> None:
+    def error(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         self._stop_timer(flow)
         exchange = exchange_of(flow)
         if exchange is None or not exchange.streamed or flow.error is None:
-            return
+            return None
+        return self._failed(flow, exchange, flow.error)
+
+    async def _failed(self, flow: http.HTTPFlow, exchange: Exchange, error: Error) -> None:
         attempt = exchange.attempts[-1]
-        gone = flow.error.msg == "Client disconnected."
+        gone = error.msg == "Client disconnected."
         connected = flow.server_conn.timestamp_tcp_setup is not None
         if not gone and "UT" not in exchange.flags:
             exchange.flag("UC" if connected else "UF")
         if attempt.status is None:
             if not gone:
                 attempt.error = "reset" if connected else "connect-failure"
-                attempt.detail = flow.error.msg
+                attempt.detail = error.msg
             await self._ended(flow, attempt)
 
     async def _ended(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
