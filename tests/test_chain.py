@@ -7,10 +7,18 @@ import pytest
 from addons.chain import chain
 from addons.engine.driver import taskless
 
-HOOKS = (
-    "requestheaders request responseheaders response error update"
-    " mesh_attempt mesh_attempt_end mesh_forwarded mesh_policy"
-).split()
+HOOKS = [
+    "requestheaders",
+    "request",
+    "responseheaders",
+    "response",
+    "error",
+    "update",
+    "mesh_attempt",
+    "mesh_attempt_end",
+    "mesh_forwarded",
+    "mesh_policy",
+]
 
 
 @pytest.mark.parametrize("feature", chain(), ids=lambda feature: type(feature).__name__)
