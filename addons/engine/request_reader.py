@@ -15,6 +15,7 @@ HEAD_LIMIT: Final = 64 * 1024
 TARGET_LIMIT: Final = 16 * 1024
 """Bytes of a request's target; more is answered 414."""
 FIELDS_LIMIT: Final = 200
+_MOST = HEAD_LIMIT + TARGET_LIMIT + 256  # the rest of the first line included, and some empty ones before it
 
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
 _FIRST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [\x21-\x7e]+ HTTP/1\.[01]\r\n")
@@ -32,6 +33,7 @@ class RequestReader:
         "_head",
         "_parser",
         "_pending",
+        "_pipelined",
         "_resumed",
         "_target",
         "arrived",
@@ -49,6 +51,7 @@ class RequestReader:
         self._pending: list[tuple[bytes, bytes]] = []
         self._target: list[bytes] = []
         self._head = 0  # bytes since the last that belonged to a body or ended a request
+        self._pipelined = False  # this head began in the middle of what was fed, so that its length is not known
         self._body_follows = False  # behind a head after which the parser expects another protocol
         self._resumed = False
         self._parser: Any = httptools.HttpRequestParser(self)
@@ -71,7 +74,7 @@ class RequestReader:
                 if not self._is_foreign(error, data):
                     raise _refusal(error) from None
             else:
-                if self._head > HEAD_LIMIT + TARGET_LIMIT:
+                if self._head > _MOST:
                     raise BadRequest(431, f"more than {HEAD_LIMIT // 1024} KiB of headers")
                 return
         self.behind += data
@@ -123,8 +126,8 @@ class RequestReader:
     def on_url(self, piece: bytes) -> None:
         self._target.append(piece)
         if not self._head:
-            # This head began together with the end of another request.
             self._head = len(piece)
+            self._pipelined = True
         if self._head > TARGET_LIMIT and sum(map(len, self._target)) > TARGET_LIMIT:
             raise BadRequest(414, f"a request target of more than {TARGET_LIMIT // 1024} KiB")
 
@@ -146,7 +149,8 @@ class RequestReader:
             raise BadRequest(400, "neither HTTP/1.1 nor HTTP/1.0")
         if len(fields) > FIELDS_LIMIT:
             raise BadRequest(431, f"more than {FIELDS_LIMIT} header fields")
-        if self._head > HEAD_LIMIT:
+        if self._head > HEAD_LIMIT or self._pipelined:
+            self._pipelined = False
             _check_size(fields)
         self._head = 0
         length = 0
