@@ -5,6 +5,9 @@
 
 import asyncio
 import contextlib
+import json
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -147,6 +150,10 @@ class Raw:
         self.writer.close()
 
     def reset(self) -> None:
+        """Leave without a goodbye."""
+        with contextlib.suppress(OSError):
+            no_wait = struct.pack("ii", 1, 0)
+            self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_wait)
         self.writer.transport.abort()
 
 
@@ -191,8 +198,6 @@ class Proxy:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        import json
-
         return [json.loads(line) for line in self._lines.lines]
 
     @property
