@@ -151,7 +151,7 @@ class Raw:
 
     def reset(self) -> None:
         """Leave without a goodbye."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             no_wait = struct.pack("ii", 1, 0)
             self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_wait)
         self.writer.transport.abort()

@@ -6,6 +6,7 @@ from addons.engine.answer import Answer
 from addons.engine.carrier import Carrier
 from addons.engine.errors import UpstreamError
 from addons.engine.incoming import Incoming
+from addons.engine.pipe import Pipe
 from addons.engine.server import ServerConnection
 from addons.engine.upload import pieces
 from addons.engine.wire import (
@@ -103,6 +104,24 @@ def end(client: ServerConnection, response: http.Response) -> None:
     """The end of a chunked response."""
     trailers = response.data.trailers
     client.send(last_chunk(allowed_trailers(trailers.fields) if trailers else None))
+
+
+async def pipe(
+    client: ServerConnection, incoming: Incoming, response: http.Response, answer: Answer, carrier: Carrier
+) -> None:
+    """Let client and upstream talk in the protocol that they have agreed on, until one of them ends."""
+    protocol = value(answer.fields, b"upgrade") or b""
+    fields = (*response.data.headers.fields, (b"connection", b"upgrade"), (b"upgrade", protocol))
+    client.send(answer_head(response.data.status_code, response.data.reason, fields))
+    incoming.keep_alive = False
+    await client.drain()
+    joint = Pipe(carrier.idle_timeout)
+    upstream, early = answer.take_over(joint.upstream)
+    behind = client.give_away(joint.client)
+    try:
+        await joint.run(client.transport, upstream, behind, early)
+    finally:
+        carrier.received, carrier.sent = joint.client.received, joint.upstream.received
 
 
 async def gather(answer: Answer) -> bytes:

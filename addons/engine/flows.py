@@ -51,9 +51,8 @@ def make_request(
     fields: Fields,
     content: bytes | None,
     timestamp: float,
-    timestamp_end: float | None,
 ) -> http.Request:
-    """As http.Request(..., authority=b"", trailers=None)."""
+    """As http.Request(..., authority=b"", trailers=None). Without content its end is yet to come."""
     data = http.RequestData.__new__(http.RequestData)
     data.__dict__ = {
         "http_version": version,
@@ -61,7 +60,7 @@ def make_request(
         "content": content,
         "trailers": None,
         "timestamp_start": timestamp,
-        "timestamp_end": timestamp_end,
+        "timestamp_end": None if content is None else timestamp,
         "host": host,
         "port": port,
         "method": method,

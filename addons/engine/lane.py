@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Awaitable
-from typing import Any
 
 from mitmproxy import connection, http
 from mitmproxy import flow as mitmproxy_flow
@@ -16,10 +15,9 @@ from addons.engine.errors import BadRequest, ClientGone, UpstreamError
 from addons.engine.flows import make_flow, make_headers, make_request
 from addons.engine.hooks import HookTable
 from addons.engine.incoming import Incoming
-from addons.engine.pipe import Pipe
 from addons.engine.server import ServerConnection
-from addons.engine.upload import Upload, pieces
-from addons.engine.wire import answer_head, value
+from addons.engine.upload import Transform, Upload, pieces
+from addons.engine.wire import value
 from addons.engine.wishes import wants_bodies, wants_messages
 
 logger = logging.getLogger("mesh.engine")
@@ -60,12 +58,9 @@ class Lane:
             place.path,
             incoming.version,
             place.fields,
-            incoming.take() if incoming.complete else None,
+            None,
             now,
-            now if incoming.complete else None,
         )
-        if incoming.trailers is not None:
-            request.data.trailers = make_headers(incoming.trailers)
         flow = make_flow(pair[0], pair[1], request, now)
         carrier = Carrier(incoming)
         load(flow, carrier)
@@ -101,6 +96,7 @@ class Lane:
     ) -> None:
         """Tell the addons, unless they have seen the response. reason: None when the flow tells it already."""
         carrier.end()
+        flow.resume()
         if not client.settled:
             client.settled = True
             if reason is not None:
@@ -116,10 +112,10 @@ class Lane:
         if (rest := self._event("requestheaders", flow)) is not None:
             await rest
         _check(flow)
-        if not incoming.complete:
+        if incoming.complete:
+            _fill(flow.request, incoming)
+        else:
             await self._receive(incoming, flow, carrier)
-        elif callable(flow.request.stream) and flow.request.data.content:
-            flow.request.data.content = transformed(flow.request)
         if (rest := self._event("request", flow)) is not None:
             await rest
         _check(flow)
@@ -138,7 +134,7 @@ class Lane:
             if callable(response.stream) and response.data.content:
                 response.data.content = transformed(response)
         elif answer.upgraded:
-            await _pipe(client, incoming, response, answer, carrier)
+            await delivery.pipe(client, incoming, response, answer, carrier)
         elif response.stream:
             chunked = await delivery.stream(client, incoming, response, answer, carrier)
             response.data.timestamp_end = time.time()
@@ -164,10 +160,8 @@ class Lane:
                 carrier.upload = Upload(incoming, request.stream)
         elif flow.response is None or not incoming.expects_continue:
             await incoming.whole()
-            request.data.content = incoming.take()
+            _fill(request, incoming)
             request.data.timestamp_end = time.time()
-            if incoming.trailers is not None:
-                request.data.trailers = make_headers(incoming.trailers)
 
     def _event(self, name: str, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """Call the hooks. None: all is done; else await what is returned."""
@@ -203,6 +197,17 @@ class Lane:
         return True
 
 
+def _fill(request: http.Request, incoming: Incoming) -> None:
+    """Give the request its body, which is whole."""
+    data = request.data
+    data.content = incoming.take()
+    data.timestamp_end = data.timestamp_start
+    if incoming.trailers is not None:
+        data.trailers = make_headers(incoming.trailers)
+    if request.stream and data.content:
+        data.content = transformed(request)
+
+
 def _check(flow: http.HTTPFlow) -> None:
     if flow.error is not None and flow.error.msg == KILLED:
         raise Killed
@@ -225,23 +230,5 @@ def _last_words(error: Exception) -> tuple[int, str]:
 
 def transformed(message: http.Message) -> bytes:
     """What an addon's `stream` makes of a body that is here already."""
-    transform: Any = message.stream
+    transform: Transform | bool = message.stream
     return b"".join((*pieces(transform, message.data.content or b""), *pieces(transform, b"")))
-
-
-async def _pipe(
-    client: ServerConnection, incoming: Incoming, response: http.Response, answer: Answer, carrier: Carrier
-) -> None:
-    """Let client and upstream talk in the protocol that they have agreed on, until one of them ends."""
-    protocol = value(answer.fields, b"upgrade") or b""
-    fields = (*response.data.headers.fields, (b"connection", b"upgrade"), (b"upgrade", protocol))
-    client.send(answer_head(response.data.status_code, response.data.reason, fields))
-    incoming.keep_alive = False
-    await client.drain()
-    pipe = Pipe(carrier.idle_timeout)
-    upstream, early = answer.take_over(pipe.upstream)
-    behind = client.give_away(pipe.client)
-    try:
-        await pipe.run(client.transport, upstream, behind, early)
-    finally:
-        carrier.received, carrier.sent = pipe.client.received, pipe.upstream.received

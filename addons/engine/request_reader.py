@@ -51,7 +51,9 @@ class RequestReader:
         self._pending: list[tuple[bytes, bytes]] = []
         self._target: list[bytes] = []
         self._head = 0  # bytes since the last that belonged to a body or ended a request
-        self._pipelined = False  # this head began in the middle of what was fed, so that its length is not known
+        self._pipelined = (
+            False  # this head began in the middle of what was fed, so that its length is not known
+        )
         self._body_follows = False  # behind a head after which the parser expects another protocol
         self._resumed = False
         self._parser: Any = httptools.HttpRequestParser(self)
