@@ -33,7 +33,9 @@ NEED_REDIS = {
 
 
 def test_all_commands_are_there() -> None:
-    words = "apply validate diff get delete history rollback status top watch explain schema proxy demo version"
+    words = (
+        "apply validate diff get delete history rollback status top watch explain schema proxy demo version"
+    )
     assert words.split() == COMMANDS
 
 
