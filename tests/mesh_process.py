@@ -33,13 +33,22 @@ START_TIMEOUT = 40.0
 PATIENCE = 20.0
 """Seconds that a slow machine may take for what a fast one does at once."""
 
+FULL = {"mesh_fastlane": "false"}
 LANES = [
     pytest.param({}, id="fast"),
-    pytest.param({"mesh_fastlane": "false"}, id="full"),
+    pytest.param({"options": FULL}, id="full"),
+    pytest.param({"lean": True}, id="lean"),
 ]
-"""The options of a proxy that serves HTTP/1.1 itself, and of one that leaves it to mitmproxy."""
+"""What a Proxy is made with: mitmdump that serves HTTP/1.1 in the mesh's engine, mitmdump that does so itself, and what
+`mitmesh proxy` runs.
+"""
 
 T = TypeVar("T")
+
+
+def with_options(lane: dict[str, Any], **options: str) -> dict[str, Any]:
+    """One of LANES with more options."""
+    return {**lane, "options": {**lane.get("options", {}), **options}}
 
 
 def eventually(look: Callable[[], T], within: float = PATIENCE, every: float = 0.01) -> T:
@@ -113,11 +122,12 @@ class Proxy:
         options: dict[str, str] | None = None,
         scripts: Sequence[Path] = (),
         mesh_script: Path = MESH,
+        lean: bool = False,
         command: Sequence[str] | None = None,
         environment: dict[str, str] | None = None,
         node: str | None = None,
     ) -> None:
-        """command: instead of mitmdump with all of the above. redis None: not said, as for who relies on the default."""
+        """lean: what `mitmesh proxy` runs. command: instead of all of the above. redis None: the default is relied on."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.port = port or free_port()
@@ -132,11 +142,12 @@ class Proxy:
             **({} if redis is None else {"mesh_redis": redis}),
             **(options or {}),
         }
+        program = [sys.executable, "-P", str(ROOT / "addons/lean_proxy.py")] if lean else MITMDUMP
         self.command = list(command) if command else [
-            *MITMDUMP,
+            *program,
             *(part for mode in modes or [f"regular@{self.port}"] for part in ("--mode", mode)),
             *("--listen-host", "127.0.0.1"),
-            *(part for script in (*scripts, mesh_script) for part in ("-s", str(script))),
+            *(part for script in (*scripts, *([] if lean else [mesh_script])) for part in ("-s", str(script))),
             *(part for name, value in settings.items() for part in ("--set", f"{name}={value}")),
         ]  # fmt: skip
         # Neither the checkout nor a mesh of the developer's own may come in by the environment.
@@ -320,7 +331,7 @@ class World:
         self.valkey = Valkey(folder / "valkey", persist=True)
         self.mesh = Mesh(self.valkey.url)
         self.proxy = Proxy(folder / "proxy", self.valkey.url, **proxy)
-        self.full = proxy.get("options", {}).get("mesh_fastlane") == "false"
+        self.full = FULL.items() <= proxy.get("options", {}).items()
         """mitmproxy's own stack serves HTTP/1.1."""
         self._numbers = itertools.count(1)
 

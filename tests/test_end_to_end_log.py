@@ -10,7 +10,19 @@ import threading
 import pytest
 
 from tests.conftest import StartValkey
-from tests.mesh_process import LANES, MITMDUMP, ROOT, Client, Mesh, Proxy, World, eventually, get, running
+from tests.mesh_process import (
+    LANES,
+    MITMDUMP,
+    ROOT,
+    Client,
+    Mesh,
+    Proxy,
+    World,
+    eventually,
+    get,
+    running,
+    with_options,
+)
 from tests.upstream import Upstream, saying
 
 FIELDS = {
@@ -21,8 +33,7 @@ FIELDS = {
 
 @pytest.fixture(scope="module", params=LANES)
 def world(request, tmp_path_factory):
-    options = {"mesh_service": "shop", **request.param}
-    with World(tmp_path_factory.mktemp("log"), options=options) as world:
+    with World(tmp_path_factory.mktemp("log"), **with_options(request.param, mesh_service="shop")) as world:
         yield world
 
 

@@ -19,8 +19,8 @@ def mesh(redis_url: str) -> Mesh:
     return Mesh(redis_url)
 
 
-@pytest.mark.parametrize("options", LANES)
-def test_in_reverse_mode_the_caller_need_not_know_of_the_proxy(mesh, tmp_path, options):
+@pytest.mark.parametrize("lane", LANES)
+def test_in_reverse_mode_the_caller_need_not_know_of_the_proxy(mesh, tmp_path, lane):
     port = free_port()
     with Upstream() as upstream:
         mesh.apply(f'service: server\nhosts: ["{upstream.address}"]\nretry: {{attempts: 3, on: [5xx]}}\n')
@@ -28,8 +28,8 @@ def test_in_reverse_mode_the_caller_need_not_know_of_the_proxy(mesh, tmp_path, o
             tmp_path,
             mesh.url,
             port=port,
-            options=options,
             modes=[f"reverse:http://{upstream.address}@{port}"],
+            **lane,
         )
         with running(proxy):
             upstream.reply = in_turn(saying(503), saying(503), saying())
@@ -47,13 +47,13 @@ def test_in_reverse_mode_the_caller_need_not_know_of_the_proxy(mesh, tmp_path, o
             assert (got.status, got.flag, got.header("x-mesh-attempts")) == (503, "UF", "3")
 
 
-@pytest.mark.parametrize("options", LANES)
-def test_reverse_mode_reaches_the_endpoints_of_the_policy(mesh, tmp_path, options):
+@pytest.mark.parametrize("lane", LANES)
+def test_reverse_mode_reaches_the_endpoints_of_the_policy(mesh, tmp_path, lane):
     port = free_port()
     with Upstream(saying(200, "elsewhere")) as upstream:
         mesh.apply(f'service: server\nendpoints: ["{upstream.address}"]\n')
         modes = [f"reverse:http://server:3001@{port}"]
-        with running(Proxy(tmp_path, mesh.url, port=port, options=options, modes=modes)):
+        with running(Proxy(tmp_path, mesh.url, port=port, modes=modes, **lane)):
             assert get(port, "/").body == b"elsewhere"
 
 

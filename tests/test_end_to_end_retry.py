@@ -13,7 +13,7 @@ from tests.upstream import Upstream, in_turn, saying
 
 @pytest.fixture(scope="module", params=LANES)
 def world(request, tmp_path_factory):
-    with World(tmp_path_factory.mktemp("retry"), options=request.param) as world:
+    with World(tmp_path_factory.mktemp("retry"), **request.param) as world:
         yield world
 
 

@@ -5,14 +5,15 @@ from collections import Counter
 
 import pytest
 
-from tests.mesh_process import LANES, Client, World
+from tests.mesh_process import LANES, Client, World, with_options
 from tests.upstream import Upstream, saying
 
 
 @pytest.fixture(scope="module", params=LANES)
 def world(request, tmp_path_factory):
-    options = {"mesh_service": "shop", **request.param}
-    with World(tmp_path_factory.mktemp("routing"), options=options) as world:
+    with World(
+        tmp_path_factory.mktemp("routing"), **with_options(request.param, mesh_service="shop")
+    ) as world:
         yield world
 
 

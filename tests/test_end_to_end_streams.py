@@ -19,7 +19,7 @@ MB = 1024 * 1024
 
 @pytest.fixture(scope="module", params=LANES)
 def world(request, tmp_path_factory):
-    with World(tmp_path_factory.mktemp("streams"), options=request.param) as world:
+    with World(tmp_path_factory.mktemp("streams"), **request.param) as world:
         yield world
 
 

@@ -67,7 +67,7 @@ def world(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mesh")
     script = folder / "bombs.py"
     script.write_text(SCRIPT)
-    with World(folder, options=request.param, scripts=[script]) as world:
+    with World(folder, scripts=[script], **request.param) as world:
         yield world
 
 
