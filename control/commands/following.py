@@ -53,9 +53,11 @@ async def _looks(store: Store) -> AsyncGenerator[None, None]:
                 task = asyncio.create_task(next_hint())
             yield
     finally:
-        task.cancel()
-        # Unlike `await task`, this lets a cancellation of ourselves through.
-        await asyncio.wait({task})
+        # Unlike `await task`, waiting lets a cancellation of ourselves through. On Python 3.11 a cancellation that
+        # meets redis-py while it sends is lost in asyncio.wait_for: it is repeated.
+        while not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=0.1)
         if not task.cancelled():
             task.exception()  # looked at, so that asyncio does not complain
 

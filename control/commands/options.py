@@ -1,8 +1,10 @@
 """Options that several commands share, and where they lead: which Redis, which mesh."""
 
+import contextlib
 import os
 import re
-from collections.abc import Awaitable, Callable
+import signal
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -71,14 +73,49 @@ class Target:
         async def opened() -> T:
             store = Store(self.redis, self.mesh)
             try:
-                return await work(store)
+                with _insistent_interrupt():
+                    return await work(store)
             finally:
                 await store.close()
 
         try:
             return asyncio.run(opened())
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
         except StoreError as error:
             raise Failed(f"error: {error}") from None
+
+
+@contextlib.contextmanager
+def _insistent_interrupt() -> Iterator[None]:
+    """Ctrl-C cancels the task that asks, again and again until it ends.
+
+    On Python 3.11 a cancellation that meets redis-py while it sends is lost in asyncio.wait_for.
+    """
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    again: asyncio.TimerHandle | None = None
+
+    def interrupt() -> None:
+        nonlocal again
+        task.cancel()
+        again = loop.call_later(0.1, interrupt)
+
+    try:
+        loop.add_signal_handler(signal.SIGINT, interrupt)
+    except (NotImplementedError, RuntimeError):
+        # Windows, and threads other than the main one: asyncio's own way has to do.
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        if again is not None:
+            again.cancel()
 
 
 def target_of(context: typer.Context, redis: str | None, mesh: str | None) -> Target:
