@@ -70,6 +70,8 @@ def test_what_there_is_not_is_null():
 def test_the_next_revision_of_the_same_route_is_told():
     flow, exchange = routed()
     assert json.loads(line(flow, exchange))["revision"] == 1
+    exchange.snapshot.revision = 3
+    assert json.loads(line(flow, exchange))["revision"] == 3
     other = pinned(make_flow(), "", source="other")
     other.route, other.share = exchange.route, exchange.share
     other.snapshot.revision = 2
