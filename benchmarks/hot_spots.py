@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RATE = 500
 """Samples a second; each stops the proxy for a moment."""
 CONNECTIONS = 32
+BUSY = 0.85
+"""Of a core; py-spy takes the rest."""
 _LOOP = "the event loop (uvloop)"
 _LIBRARIES = re.compile(r"\((?:.*/site-packages/|.*/lib/python3\.[0-9]+/|.*/(?=addons/|control/))")
 
@@ -71,7 +73,9 @@ def main() -> None:
         ]
         # On the proxy's own core it interrupts it anywhere; from another one it would mostly see it in system calls.
         spy = programs.start("py-spy", command, bench.cores.proxy)
+        before, began = measure.cpu(pid), time.monotonic()
         loaded(chosen.seconds + 1)
+        busy = measure.cpu(pid).since(before).total / (time.monotonic() - began)
         spy.process.wait(60)
         counted = count(stacks.read_text())
     micro = used.total * 1000
@@ -80,6 +84,10 @@ def main() -> None:
         f" {micro:.1f} us of CPU per request: {used.user * 1000:.1f} user, {used.kernel * 1000:.1f} kernel;"
         f" {plain.errors or 'no errors'}"
     )
+    if busy < BUSY:
+        print(
+            f"warning: the proxy had only {busy:.0%} of its core; what it waited counts as the event loop's"
+        )
     files: Counter[str] = Counter()
     for place, samples in counted.items():
         files[place.partition("(")[2].rstrip(")").rpartition(":")[0] or place] += samples
