@@ -6,6 +6,7 @@
 import asyncio
 import contextlib
 import json
+import random
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -190,7 +191,7 @@ class Proxy:
         self.leap = 0.0
         self.master: Any = None
         self.lane: Any = None
-        self.retry = Retry()
+        self.retry = Retry(random.Random(7))
         self.forwarder = Forwarder()
         self.hooks: Any = None
         self._lines = Lines()

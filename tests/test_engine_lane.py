@@ -46,6 +46,10 @@ class Hooks:
         return self._on("error", flow)
 
 
+# As one of the mesh's own: scripts with such a hook are shown small bodies whole.
+Hooks.response.__module__ = "addons.hooks"
+
+
 # What goes upstream
 
 
