@@ -111,10 +111,7 @@ def make_flow(
         "is_replay": None,
         "metadata": {},
         "comment": "",
-        "error": None,
         "request": request,
-        "response": None,
-        "websocket": None,
     }
     flow.__dict__ = values
     return flow
