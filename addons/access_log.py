@@ -53,6 +53,10 @@ class AccessLog:
         if flow.websocket is None:
             self._log(flow)
 
+    def http_connect_error(self, flow: http.HTTPFlow) -> None:
+        # A tunnel that was refused; what goes on inside one that was not has lines of its own.
+        self._log(flow)
+
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         self._log(flow)
 

@@ -141,6 +141,10 @@ class PolicyFeed:
             return None
         return self._pin_when_settled(flow)
 
+    def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        """A tunnel too, since what is inside may be no HTTP and is not looked at again."""
+        return self.requestheaders(flow)
+
     async def _pin_when_settled(self, flow: http.HTTPFlow) -> None:
         # mitmproxy accepts connections before it says that it runs.
         await self._runs.wait()

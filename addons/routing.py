@@ -54,6 +54,18 @@ class Routing:
         if exchange is not None and not exchange.routed and flow.response is None and flow.error is None:
             self.route(flow, exchange)
 
+    def http_connect(self, flow: http.HTTPFlow) -> None:
+        """No tunnel to where no request may go. What is HTTP inside it is routed request by request."""
+        if flow.response is not None:
+            return
+        exchange = exchange_of(flow)
+        try:
+            assert exchange is not None
+            self._connect(flow, exchange)
+        except Exception:
+            logger.exception("a tunnel could not be judged; it was refused")
+            own_answer(flow, exchange, 500, "IE", "the mesh failed to judge this tunnel; see the proxy's log")
+
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         exchange = exchange_of(flow)
         if exchange is not None and exchange.route is not None and flow.response is not None:
@@ -68,6 +80,16 @@ class Routing:
             own_answer(
                 flow, exchange, 500, "IE", "the mesh failed to route this request; see the proxy's log"
             )
+
+    def _connect(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        snapshot = exchange.snapshot
+        assert snapshot is not None
+        facts = exchange.facts = facts_of(flow, exchange.source)
+        service = snapshot.find(facts.host, facts.port) or snapshot.unknown
+        if service is None:
+            _refuse_unknown(flow, exchange, facts)
+        else:
+            exchange.service = service.name
 
     def _route(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         exchange.routed = True
@@ -85,14 +107,7 @@ class Routing:
         assert snapshot is not None
         service = snapshot.find(facts.host, facts.port) or snapshot.unknown
         if service is None:
-            own_answer(
-                flow,
-                exchange,
-                404,
-                "NR",
-                f"no service of the mesh claims the host {facts.host}:{facts.port}"
-                " and its policy refuses unknown hosts",
-            )
+            _refuse_unknown(flow, exchange, facts)
             return
         exchange.service = service.name
         route = exchange.route = service.route(facts, self._random)
@@ -104,3 +119,14 @@ class Routing:
         exchange.share = route.pick_share(self._random)
         if route.shares and exchange.share is None:
             own_answer(flow, exchange, 503, "UH", f"service {service.name} has no endpoint with a weight")
+
+
+def _refuse_unknown(flow: http.HTTPFlow, exchange: Exchange, facts: RequestFacts) -> None:
+    own_answer(
+        flow,
+        exchange,
+        404,
+        "NR",
+        f"no service of the mesh claims the host {facts.host}:{facts.port}"
+        " and its policy refuses unknown hosts",
+    )

@@ -1,7 +1,9 @@
 """Policy that changes under load, Redis that dies and comes back, policy that somebody spoils: a real mitmdump."""
 
+import contextlib
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -11,7 +13,7 @@ from typing import Self
 import pytest
 
 from tests.conftest import StartValkey, Valkey, free_port
-from tests.mesh_process import ROOT, Client, Mesh, Proxy, World, curl, eventually, get, running
+from tests.mesh_process import LANES, ROOT, Client, Mesh, Proxy, World, curl, eventually, get, running
 from tests.upstream import Upstream, saying
 
 
@@ -212,8 +214,65 @@ def test_without_policy_nothing_passes_in_other_ways(tmp_path, method):
             "CONNECT": ["--proxytunnel", "--http1.1", target],
         }
         done = curl("-x", f"127.0.0.1:{proxy.port}", *arguments[method])
-        assert "no policy" in done.stdout
+        # The tunnel itself is refused; its text, which curl does not show, is looked at below.
+        said = {"POST": "no policy", "CONNECT": "CONNECT tunnel failed, response 503"}
+        assert said[method] in done.stdout + done.stderr
         assert upstream.requests == []
+        assert upstream.connections == 0
+
+
+def tunnel(port: int, target: str) -> bytes:
+    """What a proxy says to CONNECT, and behind it what comes back for bytes that are no HTTP."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        client.sendall(f"CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n".encode())
+        said = client.recv(1000)
+        if not said.startswith(b"HTTP/1.1 200 "):
+            # The answer's one line of text may come behind its head.
+            while not said.partition(b"\r\n\r\n")[2].endswith(b"\n"):
+                said += client.recv(1000)
+            return said
+        with contextlib.suppress(OSError):
+            client.sendall(b"SSH-2.0-x\r\n")
+            while data := client.recv(1000):
+                said += data
+    return said
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_a_tunnel_is_no_way_around_the_policy(tmp_path, start_valkey: StartValkey, lane):
+    port = free_port()
+    proxy = Proxy(tmp_path / "proxy", f"redis://127.0.0.1:{port}", **lane)
+    with socket.create_server(("127.0.0.1", 0)) as database, running(proxy):
+        database.settimeout(20)
+        target = f"127.0.0.1:{database.getsockname()[1]}"
+        said = tunnel(proxy.port, target)
+        assert said.startswith(b"HTTP/1.1 503 ")
+        assert b"no policy" in said
+        start_valkey(port=port)
+        mesh = Mesh(f"redis://127.0.0.1:{port}")
+        revision = mesh.apply('service: "*"\nunknown_hosts: refuse')
+        proxy.in_force(mesh, revision)
+        said = tunnel(proxy.port, target)
+        assert said.startswith(b"HTTP/1.1 404 ")
+        assert f"no service of the mesh claims the host {target}".encode() in said
+        flags = eventually(lambda: [line["flags"] for line in proxy.lines()][1:] and proxy.lines())
+        assert [(line["method"], line["status"], line["flags"]) for line in flags] == [
+            ("CONNECT", 503, "NP"), ("CONNECT", 404, "NR"),
+        ]  # fmt: skip
+        # Claimed, it is let through.
+        revision = mesh.apply(f'service: database\nhosts: ["{target}"]')
+        proxy.in_force(mesh, revision)
+        with contextlib.ExitStack() as stack:
+            answers = []
+            thread = threading.Thread(target=lambda: answers.append(tunnel(proxy.port, target)))
+            thread.start()
+            connection, _ = database.accept()
+            stack.callback(thread.join)
+            with connection:
+                assert connection.recv(100) == b"SSH-2.0-x\r\n"
+                connection.sendall(b"hello")
+        assert answers[0].startswith(b"HTTP/1.1 200 ")
+        assert answers[0].endswith(b"hello")
 
 
 def test_with_a_cache_it_serves(tmp_path, start_valkey: StartValkey):

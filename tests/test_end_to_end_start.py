@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import free_port
-from tests.mesh_process import MITMDUMP, ROOT, Client, Mesh, Proxy, eventually, get, running, send
+from tests.mesh_process import LANES, MITMDUMP, ROOT, Client, Mesh, Proxy, eventually, get, running, send
 from tests.upstream import Upstream
 
 
@@ -202,3 +202,31 @@ def test_an_edit_with_a_mistake_is_told_and_nothing_passes_unrouted(tmp_path, re
             assert upstream.requests == []
             save(script, good)
             eventually(lambda: get(proxy.port, f"http://{upstream.address}/").flag == "NR")
+
+
+# Connections that are no requests
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_probes_and_garbage_do_no_harm(tmp_path, redis_url, lane):
+    """A port probe, also in the first moments, is what every health check does."""
+    proxy = Proxy(tmp_path, redis_url, **lane)
+    beginnings = [
+        b"",
+        b"\r\n",
+        b"GE",
+        b"\x16\x03\x01",
+        b"\x00" * 100,
+        b"SSH-2.0-x\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ]
+    with Upstream() as upstream, running(proxy):
+        for beginning in beginnings * 3:
+            for reset in (False, True):
+                with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as probe:
+                    probe.sendall(beginning)
+                    if reset:
+                        probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        assert get(proxy.port, f"http://{upstream.address}/").status == 200
+    assert "crashed" not in proxy.console()
+    assert "Traceback" not in proxy.console()
