@@ -146,3 +146,32 @@ def test_a_failure_stops_the_request(monkeypatch, caplog):
     assert (flow.response.status_code, flow.response.headers["x-mesh-flag"]) == (500, "IE")
     assert exchange.flags == ["IE"]
     assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("policy", "flag"),
+    [
+        ("", None),
+        ('service: "*"\nunknown_hosts: refuse', "NR"),
+        ('service: db\n---\nservice: "*"\nunknown_hosts: refuse', None),
+    ],
+)
+def test_a_tunnel_leads_only_where_requests_may_go(policy, flag):
+    flow = make_flow("http://db:5432/", "CONNECT")
+    exchange = pinned(flow, policy)
+    Routing().http_connect(flow)
+    assert (flow.response.headers["x-mesh-flag"] if flow.response else None) == flag
+    assert exchange.flags == ([flag] if flag else [])
+
+
+def test_a_tunnel_that_cannot_be_judged_is_refused():
+    unseen = make_flow("http://db:5432/", "CONNECT")
+    broken = make_flow("http://db:5432/", "CONNECT")
+    pinned(broken).snapshot = None
+    for flow in (unseen, broken):
+        Routing().http_connect(flow)
+        assert (flow.response.status_code, flow.response.headers["x-mesh-flag"]) == (500, "IE")
+    answered = make_flow("http://db:5432/", "CONNECT")
+    answered.response = make_answer(503)
+    Routing().http_connect(answered)
+    assert answered.response.status_code == 503
