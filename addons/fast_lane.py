@@ -22,6 +22,8 @@ METHODS = frozenset(
 )
 _LONGEST_METHOD = max(map(len, METHODS))
 _MOST_EMPTY_LINES = 64
+_TLS_TELLS = 3
+"""Bytes of a TLS record that mitmproxy must see at once, or it takes the connection for something else."""
 SWEEP = 1.0
 """Seconds between looks at connections that take too long."""
 OWN_HOST = "mesh.local"
@@ -41,6 +43,8 @@ def begins_http1(first: bytes) -> bool | None:
     line = first.lstrip(b"\r\n")
     if len(first) - len(line) > _MOST_EMPTY_LINES:
         return False
+    if line.startswith(b"\x16") and len(line) < _TLS_TELLS:
+        return None
     method, space, _ = line.partition(b" ")
     if space:
         return method in METHODS
