@@ -415,7 +415,9 @@ def test_a_flow_of_the_lane_is_replayed_by_mitmproxy(served, upstream):
     served.said(GET % b"again")
     eventually(lambda: len(upstream.requests) == before + 2)
     assert [request.target for request in upstream.requests[-2:]] == ["/again"] * 2
-    eventually(lambda: len(served.events("request")) and served.events("request")[-1][2:] == ["/again", False])
+    eventually(
+        lambda: len(served.events("request")) and served.events("request")[-1][2:] == ["/again", False]
+    )
 
 
 # mitmweb
