@@ -2,6 +2,7 @@
 
 import logging
 import os
+import stat
 import threading
 from collections import deque
 from pathlib import Path
@@ -13,6 +14,8 @@ _MOST_WAITING = 200_000
 _FAREWELL = 5.0
 _GATHER = 0.02
 """Seconds that lines are gathered before they are written together."""
+_PIPE_AT_ONCE = 4096
+"""Bytes that a pipe takes as one piece (PIPE_BUF), whoever else writes to it; a file takes any number."""
 
 
 class LogWriter:
@@ -27,6 +30,7 @@ class LogWriter:
         self._path = path
         self._stream = stream
         self._file: TextIO = stream if path is None else _open(path)
+        self._piped = path is None and _is_pipe(stream)
         self._lines: deque[str] = deque()
         self._waiting = False
         self._wake = threading.Event()
@@ -70,9 +74,19 @@ class LogWriter:
             self._file.close()
 
     def _flush(self) -> None:
+        while self._lines:
+            self._put("\n".join(self._some()) + "\n")
+
+    def _some(self) -> list[str]:
+        """Lines to write in one go: those of other processes that write there too must not stand within one."""
         lines = self._lines
-        while count := min(len(lines), 10_000):
-            self._put("\n".join([lines.popleft() for _ in range(count)]) + "\n")
+        if not self._piped:
+            return [lines.popleft() for _ in range(min(len(lines), 10_000))]
+        some = [lines.popleft()]
+        size = len(some[0]) + 1
+        while lines and (size := size + len(lines[0]) + 1) <= _PIPE_AT_ONCE:
+            some.append(lines.popleft())
+        return some
 
     def _put(self, text: str) -> None:
         try:
@@ -107,6 +121,13 @@ class LogWriter:
         if not self._complained:
             self._complained = True
             logger.error(f"access log: cannot write {self._path or 'standard output'}: {error}")
+
+
+def _is_pipe(stream: TextIO) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def _open(path: Path) -> TextIO:

@@ -12,6 +12,7 @@ import typer
 from control.commands.failure import Failed, usage
 from control.commands.options import Mesh, Redis, target_of
 from control.commands.output import say
+from control.policy.units import parse_duration
 
 _QUIET = "termlog_verbosity=warn"
 
@@ -67,6 +68,13 @@ def proxy(
     workers: Annotated[
         int, typer.Option(metavar="N", min=1, max=256, help="processes that share the ports")
     ] = 1,
+    drain: Annotated[
+        str,
+        typer.Option(
+            metavar="DURATION",
+            help="how long requests under way may take at a stop: --set mesh_drain=DURATION",
+        ),
+    ] = "",
     more: Annotated[
         list[str] | None,
         typer.Argument(metavar="OPTION", help="after `--`: any other option of mitmdump"),
@@ -88,6 +96,7 @@ def proxy(
         "mesh_service": service,
         "mesh_node": node,
         "mesh_cache": cache,
+        "mesh_drain": _duration("--drain", drain),
     }
     # Only what was said: the rest the environment and mitmproxy's configuration may say.
     sets = [f"{name}={value}" for name, value in own.items() if value]
@@ -135,6 +144,15 @@ def _port(option: str, text: str) -> int:
     if re.fullmatch(r"[0-9]{1,5}", text) and 1 <= int(text) <= 65535:
         return int(text)
     raise usage(f"{option}: write a port from 1 to 65535, such as 15001, got {text!r}")
+
+
+def _duration(option: str, text: str) -> str:
+    try:
+        if text:
+            parse_duration(text)
+    except ValueError as error:
+        raise usage(f"{option}: {error}, got {text!r}") from None
+    return text
 
 
 def _inbound(text: str) -> tuple[int, str]:
