@@ -49,8 +49,10 @@ class World:
         return change.revision
 
     async def in_force(self, revision: int) -> Snapshot:
-        await soon(lambda: self.sync.snapshot and self.sync.snapshot.revision == revision)
-        return self.sync.snapshot
+        """The snapshot once it is this one, and the first read is over."""
+        sync = self.sync
+        await soon(lambda: sync.connected and sync.snapshot and sync.snapshot.revision == revision)
+        return sync.snapshot
 
     async def report(self, wanted) -> NodeReport:
         """The node's report as soon as it is so."""
@@ -168,8 +170,13 @@ async def test_an_edit_by_hand_without_a_new_revision_is_found(redis_url, monkey
         await world.apply(web=document())
         await world.in_force(1)
         valkey_server.command("HSET", "{mesh}:policy", "web", document(body="by hand"))
-        now = policy_sync.FULL_READ + 1
-        await soon(lambda: world.sync.snapshot.services["web"].own.respond.body == b"by hand")
+
+        def found() -> bool:
+            nonlocal now
+            now += policy_sync.FULL_READ + 1
+            return world.sync.snapshot.services["web"].own.respond.body == b"by hand"
+
+        await soon(found)
 
 
 async def test_a_lost_publication_is_made_up_for(redis_url, monkeypatch, valkey_server):
