@@ -15,7 +15,7 @@ from addons.routing import Routing
 def chain() -> list[object]:
     """New features in the order of a request's life."""
     feed, routing, forwarder, metrics = PolicyFeed(), Routing(), Forwarder(), Metrics()
-    feed.summarize = metrics.summary
+    feed.reports["traffic"] = metrics.summary
     return [
         MetricsPages(
             metrics, feed, forwarder

@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from addons.engine.hooks import HookTable
 from addons.exchange import Exchange, attach, exchange_of
 from addons.own_stack import stopping
 from addons.policy_sync import PolicySync
+from addons.reports import Reports
 from control.policy.snapshot import Snapshot
 from control.store import NodeReport, Store, StoreError
 
@@ -54,8 +55,7 @@ class PolicyFeed:
     def __init__(self) -> None:
         self.sync: PolicySync | None = None
         self.node = default_node()
-        self.summarize: Callable[[], str] = str
-        """What this proxy tells of its traffic, as text of control/traffic.py; asked at every report."""
+        self.reports = Reports()
         self._store: Store | None = None
         self._task: asyncio.Task[None] | None = None
         self._runs = asyncio.Event()
@@ -188,7 +188,7 @@ class PolicyFeed:
                 f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port, *_ in addresses
             ),
             seen=time.time(),
-            traffic=self.summarize(),
+            extra=self.reports.ask(),
         )
 
     def _say_goodbye(self) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 
 class StoreError(Exception):
@@ -62,7 +62,8 @@ class NodeReport:
     """What a proxy says about itself. `started` and `seen` in Unix seconds.
 
     `seen`, when it reported last, is set by the reader from the report's remaining life and its own
-    clock, so that clocks which disagree do not make a live node look dead. `traffic` is text of control/traffic.py.
+    clock, so that clocks which disagree do not make a live node look dead. `extra` are further fields that parts of the
+    proxy tell of themselves, each a text; `traffic` of control/traffic.py is one of them.
     """
 
     id: str
@@ -73,7 +74,16 @@ class NodeReport:
     started: float = 0.0
     addresses: tuple[str, ...] = ()
     seen: float = 0.0
-    traffic: str = ""
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def traffic(self) -> str:
+        """Its traffic, as text of control/traffic.py; empty if it tells nothing of it."""
+        return self.extra.get("traffic", "")
+
+
+# The fields of every report; what else stands in a node's hash is extra.
+_REPORT = frozenset(("service", "revision", "error", "version", "started", "addresses", "ttl"))
 
 
 def as_text(data: bytes) -> str:
@@ -120,13 +130,13 @@ def read_entry(entry_id: bytes, fields: list[bytes]) -> Entry | None:
 
 def write_report(node: NodeReport, ttl: float) -> dict[str, str]:
     return {
+        **node.extra,
         "service": node.service,
         "revision": str(node.revision),
         "error": node.error,
         "version": node.version,
         "started": repr(node.started),
         "addresses": json.dumps(node.addresses),
-        "traffic": node.traffic,
         "ttl": repr(ttl),
     }
 
@@ -143,7 +153,7 @@ def read_report(node_id: str, fields: list[bytes], left: float, now: float) -> N
             said.get("version", ""),
             float(said.get("started", "0")),
             tuple(str(address) for address in json.loads(said.get("addresses", "[]"))),
-            traffic=said.get("traffic", ""),
+            extra={name: text for name, text in said.items() if name not in _REPORT},
         )
         return replace(report, seen=now - max(0.0, float(said["ttl"]) - left))
     except (ValueError, TypeError, KeyError):

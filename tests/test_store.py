@@ -247,7 +247,16 @@ async def test_meshes_are_apart(store: Store, server: Valkey) -> None:
 
 async def test_nodes(store: Store, server: Valkey) -> None:
     reports = [
-        NodeReport(f"host:{number}", "a", number, "", "0.1", 1.25, ("127.0.0.1:1", "[::1]:2"))
+        NodeReport(
+            f"host:{number}",
+            "a",
+            number,
+            "",
+            "0.1",
+            1.25,
+            ("127.0.0.1:1", "[::1]:2"),
+            extra={"traffic": "{}", "breakers": "[]"},
+        )
         for number in range(3)
     ]
     for report in reports:

@@ -233,7 +233,7 @@ def test_a_name_cannot_steer_the_terminal() -> None:
 
 
 def tell(url: str, **nodes: str) -> None:
-    report(url, *(node(name, traffic=traffic) for name, traffic in nodes.items()))
+    report(url, *(node(name, extra={"traffic": traffic}) for name, traffic in nodes.items()))
 
 
 ONE = Traffic(
