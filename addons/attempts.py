@@ -71,6 +71,7 @@ class Attempts:
         tried: list[Endpoint] = []
         carrier = carrier_of(flow)
         upload = carrier.upload if carrier is not None else None
+        hooks = self.hooks.narrowed(exchange.route) if carrier is None else carrier.hooks
         head = head_of(flow.request, upload, carrier is not None and carrier.incoming.upgrade)
         if upload is not None and route is not None and route.retry is not None:
             upload.keep = route.retry.max_body
@@ -83,13 +84,13 @@ class Attempts:
                         flow, exchange, 503, "UH", f"service {exchange.service} has no endpoint to send to"
                     )
                     return None
-                if (rest := self.hooks.run("mesh_attempt", flow, attempt)) is not None:
+                if (rest := hooks.run("mesh_attempt", flow, attempt)) is not None:
                     await rest
                 try:
                     answer = await self._try(flow, exchange, attempt, deadline, head)
                 finally:
                     attempt.ended = time.perf_counter()
-                    if (rest := self.hooks.run("mesh_attempt_end", flow, attempt)) is not None:
+                    if (rest := hooks.run("mesh_attempt_end", flow, attempt)) is not None:
                         await rest
                 if attempt.pause is None:
                     break
@@ -100,7 +101,7 @@ class Attempts:
                 if deadline.expired:
                     break
         finally:
-            if (rest := self.hooks.run("mesh_forwarded", flow)) is not None:
+            if (rest := hooks.run("mesh_forwarded", flow)) is not None:
                 await rest
         if isinstance(answer, Answer):
             return answer

@@ -5,6 +5,7 @@ import random
 from mitmproxy import http
 
 from addons.exchange import Attempt, exchange_of
+from addons.needs import needs
 from control.policy.faulting import CompiledFault, FaultState, fires
 from control.policy.snapshot import Snapshot
 
@@ -16,6 +17,7 @@ class Faults:
         self._random = random_source or random.Random()
         self._states: dict[str, FaultState] = {}
 
+    @needs("faults")
     def mesh_attempt(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
         """Delays of several faults add up; the first abort stands."""
         exchange = exchange_of(flow)

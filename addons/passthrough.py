@@ -18,6 +18,7 @@ from addons.attempts import CONNECT_TIMEOUT, Attempts
 from addons.client_watch import ClientWatch
 from addons.deadline import Deadline
 from addons.engine.carrier import carrier_of
+from addons.engine.marks import elsewhere
 from addons.engine.wire import tokens, value
 from addons.exchange import Attempt, Exchange, exchange_of
 from addons.forwarder import BUFFER, Forwarder
@@ -54,6 +55,7 @@ class Passthrough:
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._names: dict[str, dict[tuple[str, int], str]] = {}
 
+    @elsewhere
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if carrier_of(flow) is not None:
             return None
@@ -76,6 +78,7 @@ class Passthrough:
                 flow, exchange, 500, "IE", "the mesh failed to pass this request on; see the proxy's log"
             )
 
+    @elsewhere
     def responseheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         # Not async by itself: it is called for every exchange, and has something to wait for in few.
         exchange = exchange_of(flow)
@@ -99,9 +102,11 @@ class Passthrough:
 
         response.stream = count
 
+    @elsewhere
     def response(self, flow: http.HTTPFlow) -> None:
         self._stop_timer(flow)
 
+    @elsewhere
     def error(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         self._stop_timer(flow)
         exchange = exchange_of(flow)

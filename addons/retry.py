@@ -8,6 +8,7 @@ from mitmproxy import http
 
 from addons.engine.carrier import carrier_of
 from addons.exchange import Attempt, Exchange, exchange_of
+from addons.needs import needs
 from control.policy.retrying import (
     CompiledRetry,
     Outcome,
@@ -27,11 +28,13 @@ class Retry:
         self._requests: defaultdict[str, int] = defaultdict(int)
         self._retries: defaultdict[str, int] = defaultdict(int)
 
+    @needs("retry")
     def mesh_attempt(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
         exchange = exchange_of(flow)
         if exchange is not None and attempt.number == 1 and _retry_of(exchange) is not None:
             self._requests[exchange.service] += 1
 
+    @needs("retry")
     def mesh_attempt_end(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
         exchange = exchange_of(flow)
         if exchange is None or (retry := _retry_of(exchange)) is None:
@@ -40,6 +43,7 @@ class Retry:
             self._drop(self._retries, exchange.service)
         self._judge(flow, exchange, retry, attempt)
 
+    @needs("retry")
     def mesh_forwarded(self, flow: http.HTTPFlow) -> None:
         exchange = exchange_of(flow)
         if exchange is None or _retry_of(exchange) is None or not exchange.attempts:

@@ -7,9 +7,12 @@ from mitmproxy import http
 from mitmproxy.proxy import mode_specs
 
 from addons.answers import own_answer
+from addons.engine.carrier import carrier_of
 from addons.engine.flows import make_id
+from addons.engine.hooks import Hooks
 from addons.engine.wire import value
 from addons.exchange import Exchange, exchange_of
+from addons.needs import needs
 from control.policy.facts import RequestFacts
 from control.policy.headers import HeaderEdit
 
@@ -49,10 +52,16 @@ class Routing:
     def __init__(self, random_source: random.Random | None = None) -> None:
         self._random = random_source or random.Random()
 
-    def request(self, flow: http.HTTPFlow) -> None:
+    def request(self, flow: http.HTTPFlow) -> Hooks | None:
         exchange = exchange_of(flow)
         if exchange is not None and not exchange.routed and flow.response is None and flow.error is None:
             self.route(flow, exchange)
+            carrier = carrier_of(flow)
+            if carrier is not None:
+                # From here on only the hooks are called that this route has something to do for.
+                hooks = carrier.hooks = carrier.hooks.narrowed(exchange.route)
+                return hooks
+        return None
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
         """No tunnel to where no request may go. What is HTTP inside it is routed request by request."""
@@ -66,6 +75,7 @@ class Routing:
             logger.exception("a tunnel could not be judged; it was refused")
             own_answer(flow, exchange, 500, "IE", "the mesh failed to judge this tunnel; see the proxy's log")
 
+    @needs("response_headers")
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         exchange = exchange_of(flow)
         if exchange is not None and exchange.route is not None and flow.response is not None:

@@ -6,6 +6,7 @@ from typing import Any
 from mitmproxy import http
 
 from addons.engine.answer import Answer
+from addons.engine.hooks import Hooks
 from addons.engine.incoming import Incoming
 from addons.engine.upload import Upload
 
@@ -19,6 +20,7 @@ class Carrier:
         "answer",
         "error",
         "head",
+        "hooks",
         "idle_timeout",
         "incoming",
         "on_end",
@@ -27,8 +29,10 @@ class Carrier:
         "upload",
     )
 
-    def __init__(self, incoming: Incoming) -> None:
+    def __init__(self, incoming: Incoming, hooks: Hooks) -> None:
         self.incoming = incoming
+        self.hooks = hooks
+        """Those that are called for this exchange from now on; whoever knows that some have nothing to do narrows them."""
         self.upload: Upload | None = None
         self.answer: Answer | None = None
         self.head: http.Response | None = None

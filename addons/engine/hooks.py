@@ -10,8 +10,11 @@ from typing import Any, Protocol
 from mitmproxy import addonmanager, exceptions
 
 from addons.engine.driver import isolated, needs_task
+from addons.engine.marks import WANTED, is_for_the_engine, predicates
 
 Hook = Callable[..., Any]
+
+_MOST_SUBJECTS = 10_000
 
 logger = logging.getLogger("mitmproxy.addonmanager")
 
@@ -37,8 +40,38 @@ class Watched(dict[str, Any]):
         self.changes += 1
 
 
-class HookTable:
-    """The hooks of all loaded addons by name, in the chain's order, nested addons after the one that holds them.
+class Hooks:
+    """Hooks by name, in the chain's order."""
+
+    def find(self, name: str) -> tuple[Hook, ...]:
+        """The hooks of that name, bound methods or functions; empty when no addon has one."""
+        raise NotImplementedError
+
+    def narrowed(self, subject: Any) -> "Hooks":
+        """Without those that `wanted_if` says have nothing to do for `subject`, whatever these were narrowed to."""
+        raise NotImplementedError
+
+    def has_addon(self, name: str) -> bool:
+        """Whether an addon of that name is loaded, be it one of mitmproxy's own."""
+        raise NotImplementedError
+
+    def run(self, name: str, *args: Any) -> Awaitable[None] | None:
+        """Call the hooks now. None: all are done; else await what is returned for the rest of them.
+
+        A hook may return the NarrowedHooks from which the rest of this event is to be called.
+        """
+        hooks = self.find(name)
+        return _run(hooks, 0, args) if hooks else None
+
+    async def trigger(self, name: str, *args: Any) -> None:
+        """Call the hooks and wait for those that are async."""
+        rest = self.run(name, *args)
+        if rest is not None:
+            await rest
+
+
+class HookTable(Hooks):
+    """The hooks of all loaded addons, nested addons after the one that holds them.
 
     Compiled again when an addon was added, removed or reloaded; after other changes (a method put onto a live addon)
     call `refresh`. An exception in one hook is logged as mitmproxy does and the next hook is called; AddonHalt ends the
@@ -50,18 +83,30 @@ class HookTable:
         self._hooks: dict[str, tuple[Hook, ...]] = {}
         self._lookup: Watched = Watched()
         self._seen = -1
+        self._generation = 0
+        self._subjects = _Subjects(self, lambda hook: True)
+        self.engine = NarrowedHooks(self, is_for_the_engine, _Subjects(self, is_for_the_engine))
+        """Without those that are `elsewhere`."""
 
     def refresh(self) -> None:
         """Forget what was compiled."""
         self._hooks = {}
+        self._generation += 1
         lookup = self._manager.lookup
         if not isinstance(lookup, Watched):
             lookup = self._manager.lookup = Watched(lookup)
         self._lookup = lookup
         self._seen = lookup.changes
 
+    @property
+    def generation(self) -> int:
+        """Another number whenever what was compiled is no longer true."""
+        lookup = self._lookup
+        if lookup is not self._manager.lookup or lookup.changes != self._seen:
+            self.refresh()
+        return self._generation
+
     def find(self, name: str) -> tuple[Hook, ...]:
-        """The hooks of that name, bound methods or functions; empty when no addon has one."""
         lookup = self._lookup
         if lookup is not self._manager.lookup or lookup.changes != self._seen:
             self.refresh()
@@ -71,19 +116,10 @@ class HookTable:
         return hooks
 
     def has_addon(self, name: str) -> bool:
-        """Whether an addon of that name is loaded, be it one of mitmproxy's own."""
         return name in self._manager.lookup
 
-    def run(self, name: str, *args: Any) -> Awaitable[None] | None:
-        """Call the hooks now. None: all are done; else await what is returned for the rest of them."""
-        hooks = self.find(name)
-        return _run(hooks, 0, args) if hooks else None
-
-    async def trigger(self, name: str, *args: Any) -> None:
-        """Call the hooks and wait for those that are async."""
-        rest = self.run(name, *args)
-        if rest is not None:
-            await rest
+    def narrowed(self, subject: Any) -> "NarrowedHooks":
+        return self._subjects.find(subject)
 
     def _compile(self, name: str) -> tuple[Hook, ...]:
         hooks = []
@@ -96,6 +132,70 @@ class HookTable:
         return tuple(hooks)
 
 
+class NarrowedHooks(Hooks):
+    """Some hooks of a table; compiled again when the table is."""
+
+    def __init__(self, table: HookTable, wanted: Callable[[Hook], bool], subjects: "_Subjects") -> None:
+        self._table = table
+        self._wanted = wanted
+        self._subjects = subjects
+        self._generation = -1
+        self._hooks: dict[str, tuple[Hook, ...]] = {}
+        self._behind: dict[int, tuple[tuple[Hook, ...], tuple[Hook, ...]]] = {}
+
+    def find(self, name: str) -> tuple[Hook, ...]:
+        generation = self._table.generation
+        if generation != self._generation:
+            self._generation = generation
+            self._hooks.clear()
+            self._behind.clear()
+        hooks = self._hooks.get(name)
+        if hooks is None:
+            hooks = self._hooks[name] = tuple(filter(self._wanted, self._table.find(name)))
+        return hooks
+
+    def narrowed(self, subject: Any) -> "NarrowedHooks":
+        return self._subjects.find(subject)
+
+    def has_addon(self, name: str) -> bool:
+        return self._table.has_addon(name)
+
+    def behind(self, hooks: tuple[Hook, ...], index: int) -> tuple[Hook, ...]:
+        """What is left to call of an event after the hook at `index`."""
+        known = self._behind.get(index)
+        if known is None or known[0] is not hooks:
+            known = self._behind[index] = hooks, tuple(filter(self._wanted, hooks[index + 1 :]))
+        return known[1]
+
+
+class _Subjects:
+    """Narrowed hooks by the identity of what they are narrowed to; subjects that want the same share one."""
+
+    def __init__(self, table: HookTable, wanted: Callable[[Hook], bool]) -> None:
+        self._table = table
+        self._wanted = wanted
+        self._known: dict[int, tuple[Any, NarrowedHooks]] = {}
+        self._alike: dict[tuple[bool, ...], NarrowedHooks] = {}
+
+    def find(self, subject: Any) -> NarrowedHooks:
+        known = self._known.get(id(subject))
+        if known is not None and known[0] is subject:
+            return known[1]
+        if len(self._known) >= _MOST_SUBJECTS:
+            self._known.clear()
+        wants = tuple([predicate(subject) for predicate in predicates])
+        hooks = self._alike.get(wants)
+        if hooks is None:
+            unwanted = [predicate for predicate, wanted in zip(predicates, wants, strict=True) if not wanted]
+            hooks = self._alike[wants] = NarrowedHooks(
+                self._table,
+                lambda hook: self._wanted(hook) and getattr(hook, WANTED, None) not in unwanted,
+                self,
+            )
+        self._known[id(subject)] = subject, hooks
+        return hooks
+
+
 def _run(hooks: tuple[Hook, ...], start: int, args: tuple[Any, ...]) -> Awaitable[None] | None:
     for index in range(start, len(hooks)):
         try:
@@ -105,7 +205,11 @@ def _run(hooks: tuple[Hook, ...], start: int, args: tuple[Any, ...]) -> Awaitabl
         except Exception:
             _log("_run")
         else:
-            if result is not None and inspect.isawaitable(result):
+            if result is None:
+                continue
+            if isinstance(result, NarrowedHooks):
+                return _run(result.behind(hooks, index), 0, args)
+            if inspect.isawaitable(result):
                 if needs_task(hooks[index]):
                     result = isolated(result)
                 return _wait(result, hooks, index + 1, args)

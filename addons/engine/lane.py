@@ -36,7 +36,7 @@ class Lane:
     """Serves the connections of one listener; `serve` is what its ServerConnections call."""
 
     def __init__(self, hooks: HookTable, destinations: Destinations) -> None:
-        self._hooks = hooks
+        self._hooks = hooks.engine
         self._destinations = destinations
 
     async def serve(self, client: ServerConnection, incoming: Incoming) -> None:
@@ -62,7 +62,7 @@ class Lane:
             now,
         )
         flow = make_flow(pair[0], pair[1], request, now)
-        carrier = Carrier(incoming)
+        carrier = Carrier(incoming, self._hooks)
         load(flow, carrier)
         try:
             await self._exchange(client, incoming, flow, carrier)
@@ -101,7 +101,7 @@ class Lane:
             client.settled = True
             if reason is not None:
                 flow.error = mitmproxy_flow.Error(reason, time.time())
-            if (rest := self._event("error", flow)) is not None:
+            if (rest := self._event("error", flow, carrier)) is not None:
                 await rest
 
     async def _exchange(
@@ -109,14 +109,14 @@ class Lane:
     ) -> None:
         if not incoming.complete:
             flow.request.stream = incoming.length < 0 or incoming.length > BUFFER
-        if (rest := self._event("requestheaders", flow)) is not None:
+        if (rest := self._event("requestheaders", flow, carrier)) is not None:
             await rest
         _check(flow)
         if incoming.complete:
             _fill(flow.request, incoming)
         else:
             await self._receive(incoming, flow, carrier)
-        if (rest := self._event("request", flow)) is not None:
+        if (rest := self._event("request", flow, carrier)) is not None:
             await rest
         _check(flow)
         if flow.response is None:
@@ -124,7 +124,7 @@ class Lane:
         answer = carrier.answer if flow.response is carrier.head else None
         if answer is not None:
             flow.response.stream = answer.upgraded or not self._is_wanted_whole(answer)
-        if (rest := self._event("responseheaders", flow)) is not None:
+        if (rest := self._event("responseheaders", flow, carrier)) is not None:
             await rest
         _check(flow)
         response = flow.response
@@ -144,7 +144,7 @@ class Lane:
             if answer.trailers:
                 response.data.trailers = make_headers(answer.trailers)
         client.settled = True
-        if (rest := self._event("response", flow)) is not None:
+        if (rest := self._event("response", flow, carrier)) is not None:
             await rest
         _check(flow)
         if not client.answered:
@@ -163,21 +163,13 @@ class Lane:
             _fill(request, incoming)
             request.data.timestamp_end = time.time()
 
-    def _event(self, name: str, flow: http.HTTPFlow) -> Awaitable[None] | None:
+    @staticmethod
+    def _event(name: str, flow: http.HTTPFlow, carrier: Carrier) -> Awaitable[None] | None:
         """Call the hooks. None: all is done; else await what is returned."""
-        rest = self._hooks.run(name, flow)
-        if rest is None and not flow.intercepted and not self._hooks.find("update"):
+        rest = carrier.hooks.run(name, flow)
+        if rest is None and not flow.intercepted and not carrier.hooks.find("update"):
             return None
-        return self._rest_of_event(rest, flow)
-
-    async def _rest_of_event(self, rest: Awaitable[None] | None, flow: http.HTTPFlow) -> None:
-        if rest is not None:
-            await rest
-        rest = self._hooks.run("update", [flow])
-        if rest is not None:
-            await rest
-        if flow.intercepted:
-            await flow.wait_for_resume()
+        return _rest_of_event(rest, flow, carrier)
 
     def _is_wanted_whole(self, answer: Answer) -> bool:
         length = value(answer.fields, b"content-length")
@@ -195,6 +187,16 @@ class Lane:
         await client.drain()
         client.give_back(incoming)
         return True
+
+
+async def _rest_of_event(rest: Awaitable[None] | None, flow: http.HTTPFlow, carrier: Carrier) -> None:
+    if rest is not None:
+        await rest
+    rest = carrier.hooks.run("update", [flow])
+    if rest is not None:
+        await rest
+    if flow.intercepted:
+        await flow.wait_for_resume()
 
 
 def _fill(request: http.Request, incoming: Incoming) -> None:

@@ -4,18 +4,18 @@ from typing import Any
 
 from mitmproxy import ctx
 
-from addons.engine.hooks import HookTable
+from addons.engine.hooks import Hooks
 
 _OURS = "addons."
 _BUILT_IN = ("addons.", "mitmproxy.")
 
 
-def wants_messages(hooks: HookTable) -> bool:
+def wants_messages(hooks: Hooks) -> bool:
     """Whether an addon looks at WebSocket messages, which only mitmproxy's own layer can show it."""
     return any(not _module(hook).startswith(_OURS) for hook in hooks.find("websocket_message"))
 
 
-def wants_bodies(hooks: HookTable) -> bool:
+def wants_bodies(hooks: Hooks) -> bool:
     """Whether an addon may look at the bodies of ordinary answers: a script's `response`, a view, a file of flows."""
     if any(not _module(hook).startswith(_BUILT_IN) for hook in hooks.find("response")):
         return True

@@ -1,0 +1,175 @@
+"""Hooks that have nothing to do for an exchange are not called for it; all others are, in their order."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from mitmproxy import exceptions
+from mitmproxy.master import Master
+from mitmproxy.options import Options
+
+from addons.engine.hooks import HookTable
+from addons.engine.marks import elsewhere, wanted_if
+
+wants_a = wanted_if(lambda subject: isinstance(subject, str | list) and "a" in subject)
+wants_b = wanted_if(lambda subject: isinstance(subject, str | list) and "b" in subject)
+
+
+class Plain:
+    def __init__(self, name, log):
+        self.name = name
+        self.log = log
+
+    def mesh_event(self, *args):
+        self.log.append(self.name)
+
+
+class ForA(Plain):
+    @wants_a
+    def mesh_event(self, *args):
+        self.log.append(self.name)
+
+
+class ForB(Plain):
+    @wants_b
+    async def mesh_event(self, *args):
+        await asyncio.sleep(0)
+        self.log.append(self.name)
+
+
+class Elsewhere(Plain):
+    @elsewhere
+    def mesh_event(self, *args):
+        self.log.append(self.name)
+
+
+class Deciding(Plain):
+    """Says in the middle of an event what it is about."""
+
+    def mesh_event(self, hooks, subject):
+        self.log.append(self.name)
+        return hooks.narrowed(subject)
+
+
+class Slow(Plain):
+    async def mesh_event(self, *args):
+        await asyncio.sleep(0)
+        self.log.append(self.name)
+
+
+class Failing(Plain):
+    @wants_a
+    def mesh_event(self, *args):
+        raise RuntimeError("failed on purpose")
+
+
+class Halting(Plain):
+    @wants_a
+    def mesh_event(self, *args):
+        raise exceptions.AddonHalt
+
+
+@pytest.fixture
+def manager():
+    loop = asyncio.new_event_loop()
+    yield Master(Options(), event_loop=loop).addons
+    loop.close()
+
+
+@pytest.fixture
+def log():
+    return []
+
+
+@pytest.mark.parametrize(
+    ("subject", "called"),
+    [
+        ("", ["plain", "end"]),
+        ("a", ["plain", "a", "end"]),
+        ("b", ["plain", "b", "end"]),
+        ("ab", ["plain", "a", "b", "end"]),
+    ],
+)
+async def test_only_what_is_wanted_is_called(manager, log, subject, called):
+    manager.add(Plain("plain", log), ForA("a", log), ForB("b", log), Plain("end", log))
+    await HookTable(manager).narrowed(subject).trigger("mesh_event")
+    assert log == called
+
+
+async def test_only_the_engine_leaves_out_what_is_elsewhere(manager, log):
+    manager.add(Plain("plain", log), Elsewhere("other", log))
+    table = HookTable(manager)
+    for hooks in (table, table.engine, table.narrowed(""), table.engine.narrowed("")):
+        await hooks.trigger("mesh_event")
+        log.append("|")
+    assert log == ["plain", "other", "|", "plain", "|", "plain", "other", "|", "plain", "|"]
+
+
+@pytest.mark.parametrize("subject", ["", "a", "b", "ab"])
+async def test_a_hook_may_narrow_the_rest_of_its_event(manager, log, subject):
+    # What stood before it was called whatever it is about.
+    manager.add(ForA("a", log), ForB("b", log), Slow("slow", log), Deciding("decides", log))
+    manager.add(ForA("a2", log), Plain("plain", log), ForB("b2", log), Elsewhere("else", log))
+    hooks = HookTable(manager).engine
+    for _ in range(2):
+        log.clear()
+        await hooks.trigger("mesh_event", hooks, subject)
+        rest = [name for name in ("a2", "plain", "b2") if name[0] in f"p{subject}"]
+        assert log == ["a", "b", "slow", "decides", *rest]
+
+
+async def test_errors_and_halts_in_the_rest_stay_what_they_are(manager, log, caplog):
+    manager.add(Deciding("decides", log), Failing("failing", log), Plain("plain", log))
+    manager.add(Halting("halting", log), Plain("end", log))
+    hooks = HookTable(manager).engine
+    await hooks.trigger("mesh_event", hooks, "a")
+    assert log == ["decides", "plain"]
+    assert "failed on purpose" in caplog.text
+    log.clear()
+    await hooks.trigger("mesh_event", hooks, "")
+    assert log == ["decides", "plain", "end"]
+
+
+def test_what_is_narrowed_is_compiled_once_and_again_when_addons_change(manager, log):
+    subject = ["a"]
+    manager.add(ForA("a", log))
+    table = HookTable(manager)
+    narrowed = table.engine.narrowed(subject)
+    assert table.engine.narrowed(subject) is narrowed
+    assert table.engine.narrowed(["a", "more"]) is narrowed, "those that want the same share it"
+    assert table.engine.narrowed(["b"]) is not narrowed
+    compiled = narrowed.find("mesh_event")
+    assert narrowed.find("mesh_event") is compiled
+    late = Plain("late", log)
+    manager.add(late)
+    assert len(narrowed.find("mesh_event")) == 2
+    manager.remove(late)
+    assert [hook.__self__.name for hook in narrowed.find("mesh_event")] == ["a"]
+    manager.clear()
+    assert narrowed.find("mesh_event") == ()
+
+
+def test_what_was_narrowed_can_be_narrowed_to_something_else(manager, log):
+    manager.add(ForA("a", log), ForB("b", log))
+    narrowed = HookTable(manager).engine.narrowed("a")
+    assert [hook.__self__.name for hook in narrowed.narrowed("b").find("mesh_event")] == ["b"]
+
+
+def test_more_subjects_than_are_remembered_are_still_told_apart(manager, log, monkeypatch):
+    monkeypatch.setattr("addons.engine.hooks._MOST_SUBJECTS", 3)
+    manager.add(ForA("a", log), ForB("b", log))
+    table = HookTable(manager)
+    subjects = [["a"], ["b"], ["a", "b"], [], ["a"]]
+    for _ in range(2):
+        found = [len(table.narrowed(subject).find("mesh_event")) for subject in subjects]
+        assert found == [1, 1, 2, 0, 1]
+
+
+def test_the_marks_of_addons_that_are_not_made_of_methods(manager, log):
+    addon = SimpleNamespace(mesh_event=wants_a(lambda: log.append("called")), name="function")
+    manager.add(addon)
+    table = HookTable(manager)
+    table.narrowed("b").run("mesh_event")
+    assert log == []
+    table.narrowed("a").run("mesh_event")
+    assert log == ["called"]
