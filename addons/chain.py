@@ -2,6 +2,7 @@
 
 from addons.access_log import AccessLog
 from addons.backstop import Backstop
+from addons.certificates import Certificates
 from addons.faults import Faults
 from addons.forwarder import Forwarder
 from addons.metrics import Metrics
@@ -15,12 +16,14 @@ from addons.routing import Routing
 def chain() -> list[object]:
     """New features in the order of a request's life."""
     feed, routing, forwarder, metrics = PolicyFeed(), Routing(), Forwarder(), Metrics()
+    certificates = Certificates()
     feed.reports["traffic"] = metrics.summary
     return [
         MetricsPages(
             metrics, feed, forwarder
         ),  # first, so that health is told without a policy, and nowhere logged
         feed,  # pins the snapshot that all below look at
+        certificates,  # after the options of the feed, before all that opens connections: who this proxy is
         routing,  # decides the service and route; nothing below works without
         Passthrough(routing, forwarder),  # takes what cannot be buffered, before its body is read
         Faults(),  # beneath retry: acts on each attempt before it goes out

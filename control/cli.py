@@ -14,6 +14,8 @@ import typer
 
 from control.commands import (
     apply,
+    ca,
+    cert,
     delete,
     demo,
     diff,
@@ -56,6 +58,8 @@ app.command()(watch.watch)
 app.command()(explain.explain)
 app.command()(schema.schema)
 app.command()(proxy.proxy)
+app.add_typer(ca.app, name="ca")
+app.add_typer(cert.app, name="cert")
 app.command()(demo.demo)
 app.command()(version.version)
 

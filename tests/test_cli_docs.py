@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -11,20 +12,33 @@ from control.cli import app
 from tests.cli import ROOT, Mitmesh, mitmesh_fixture  # noqa: F401
 
 TEXT = Path(ROOT, "docs/cli.md").read_text()
-COMMANDS = list(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def leaves(group: Any, before: str = "") -> dict[str, Any]:
+    """Every command that does something by its words, such as `apply` and `ca init`."""
+    found: dict[str, Any] = {}
+    for name, command in group.commands.items():
+        inner = hasattr(command, "commands")
+        found |= leaves(command, f"{before}{name} ") if inner else {f"{before}{name}": command}
+    return found
+
+
+LEAVES = leaves(get_command(app))
+COMMANDS = list(LEAVES)
 EVERYWHERE = {"--redis", "--mesh"}
 
 
 def sections() -> dict[str, str]:
     """Command -> its part of the page."""
-    parts = re.split(r"^### mitmesh (\w+)$", TEXT, flags=re.MULTILINE)
+    parts = re.split(r"^### mitmesh (\w+(?: \w+)?)$", TEXT, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def options(command: str) -> set[str]:
     """Every option name of a command, such as --file and -f."""
-    params = get_command(app).commands[command].params  # type: ignore[attr-defined]
-    return {name for param in params if param.param_type_name == "option" for name in param.opts}
+    return {
+        name for param in LEAVES[command].params if param.param_type_name == "option" for name in param.opts
+    }
 
 
 def test_every_command() -> None:
