@@ -86,6 +86,8 @@ class Exchange:
         "snapshot",
         "node",
         "source",
+        "peer",
+        "tls",
         "inbound",
         "facts",
         "service",
@@ -110,6 +112,10 @@ class Exchange:
         self.node = node
         self.source = source
         """The calling service, as far as this proxy knows; "" if it does not."""
+        self.peer = ""
+        """The SPIFFE ID that the caller's verified certificate proves; "" without one. Then `source` is its service."""
+        self.tls = ""
+        """The version of TLS that the caller speaks to this proxy, such as `TLSv1.3`; "" for a plain connection."""
         self.inbound = inbound
         self.facts: RequestFacts | None = None
         self.service = ""

@@ -19,6 +19,7 @@ from addons.answers import own_answer
 from addons.engine.hooks import HookTable
 from addons.exchange import Exchange, attach, exchange_of
 from addons.own_stack import stopping
+from addons.peer import peer_of
 from addons.policy_sync import PolicySync
 from addons.reports import Reports
 from control.policy.snapshot import Snapshot
@@ -160,6 +161,8 @@ class PolicyFeed:
             exchange = exchange_of(flow)
             assert exchange is not None
             exchange.service = self._service
+            if (peer := peer_of(flow.client_conn)) is not None:
+                exchange.peer, exchange.source, exchange.tls = peer.spiffe_id, peer.service, peer.tls
         if snapshot is None and flow.response is None:
             self._refuse(flow)
 

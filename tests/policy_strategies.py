@@ -176,13 +176,17 @@ settings = {
 to = st.one_of(versions, st.dictionaries(versions, weights, min_size=1, max_size=3))
 addresses = st.sampled_from(["10.0.0.1:80", "reviews.example:8080", "[::1]:443", "Upper.Example:1"])
 endpoints = st.lists(
-    st.one_of(addresses, st.builds(lambda a, w: {"address": a, "weight": w}, addresses, weights)),
+    st.one_of(
+        addresses,
+        st.builds(lambda a, w, m: {"address": a, "weight": w, "mtls": m}, addresses, weights, st.booleans()),
+    ),
     min_size=1,
     max_size=3,
 )
 routes = st.lists(some(match=listed(matches), to=to, **settings), max_size=3).map(
     lambda routes: [{"name": f"r{index}", **route} for index, route in enumerate(routes)]
 )
+modes = st.sampled_from(["strict", "permissive", "off"])
 hosts = st.lists(
     st.sampled_from(["a.example", "*.a.example", "B.example:80", "10.0.0.5:8080", "[::1]"]), unique=True
 )
@@ -195,10 +199,11 @@ documents = st.one_of(
             endpoints=st.one_of(endpoints, st.dictionaries(versions, endpoints, min_size=1, max_size=3)),
             routes=routes,
             to=to,
+            mtls=modes,
             **settings,
         ),
     ),
-    some(unknown_hosts=st.sampled_from(["allow", "refuse"]), **settings).map(
+    some(unknown_hosts=st.sampled_from(["allow", "refuse"]), mtls=modes, **settings).map(
         lambda rest: {"service": "*", **rest}
     ),
 )

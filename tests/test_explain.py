@@ -86,6 +86,7 @@ def test_a_route_that_matches_with_all_that_applies() -> None:
             "max_body": "64KiB",
         },
         "faults": [{"abort": {"status": 503}, "first": 2}, {"abort": "hang", "percent": 50}],
+        "mtls": "off",
         "access_log": {"sample": 0},
         "from": {
             "to": "reviews: canary",
@@ -121,6 +122,7 @@ def test_the_same_for_a_person() -> None:
         "retry            " + RETRY,
         "faults           {abort: {status: 503}, first: 2}   (from reviews: canary)",
         "                 {percent: 50, abort: hang}",
+        "mtls             off",
         'access_log       {sample: 0}   (from "*")',
     ]
 

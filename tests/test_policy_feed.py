@@ -8,6 +8,7 @@ from mitmproxy import exceptions
 
 from addons import policy_feed
 from addons.exchange import exchange_of
+from addons.peer import Peer, note_peer
 from addons.policy_feed import PolicyFeed
 from control.policy.snapshot import EMPTY
 from control.store import Store
@@ -220,3 +221,19 @@ def test_the_nodes_name_tells_host_and_process():
     name = policy_feed.default_node()
     assert name == policy_feed.default_node()
     assert re.fullmatch(r"[A-Za-z0-9._-]+-\d+-[0-9a-f]{6}", name)
+
+
+async def test_inbound_the_source_is_the_one_that_the_certificate_proves():
+    with loaded() as context:
+        feed = PolicyFeed()
+        context.master.addons.add(feed)
+        flow = make_flow()
+        flow.client_conn.sockname = ("127.0.0.1", 15006)
+        context.options.update(mesh_inbound=["15006"], mesh_service="reviews")
+        feed.sync = Stub(EMPTY)
+        _, exchange = await pinned(feed, flow)
+        assert (exchange.peer, exchange.source, exchange.tls) == ("", "", "")
+        note_peer(flow.client_conn, Peer("spiffe://mesh/service/web", "web", "ab", "TLSv1.3"))
+        _, exchange = await pinned(feed, flow)
+        assert (exchange.peer, exchange.source) == ("spiffe://mesh/service/web", "web")
+        assert exchange.tls == "TLSv1.3"

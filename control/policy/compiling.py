@@ -11,6 +11,7 @@ from control.policy.faulting import compile_faults
 from control.policy.headers import compile_headers
 from control.policy.matching import compile_match
 from control.policy.model import DEFAULTS_SERVICE, Destination, Policy, Route, Settings
+from control.policy.mtls import mode
 from control.policy.retrying import compile_retry
 from control.policy.routes import CompiledRoute, CompiledService, Share
 
@@ -28,6 +29,7 @@ BUILT_IN: Level = {
     "response_headers": None,
     "respond": None,
     "access_log": None,
+    "mtls": None,
 }
 
 
@@ -57,7 +59,9 @@ def compile_level(settings: Settings, owner: str) -> dict[str, Any]:
 
 def compile_defaults(policy: Policy | None) -> Level:
     """The built-in settings with those of `"*"` over them."""
-    return BUILT_IN if policy is None else {**BUILT_IN, **compile_level(policy, DEFAULTS_SERVICE)}
+    if policy is None:
+        return BUILT_IN
+    return {**BUILT_IN, **compile_level(policy, DEFAULTS_SERVICE), "mtls": mode(policy.mtls, None)}
 
 
 def reached(policy: Policy) -> frozenset[str]:
@@ -71,6 +75,7 @@ def compile_service(policy: Policy, defaults: Level, tables: Tables) -> Compiled
     """A document with everything resolved; `tables` holds at least its own endpoints and those it reaches."""
     service = policy.service
     document: dict[str, Any] = {**defaults, **compile_level(policy, service)}
+    document["mtls"] = mode(policy.mtls, defaults["mtls"])
     document["shares"] = (
         _everything(service, tables) if policy.to is None else _split(policy.to, service, tables)
     )
@@ -89,8 +94,10 @@ def compile_service(policy: Policy, defaults: Level, tables: Tables) -> Compiled
 
 
 def compile_unclaimed(defaults: Level) -> CompiledService:
-    """The pass-through of hosts that nobody claims."""
-    return CompiledService("", (), CompiledRoute("", None, "", None, **{**defaults, "shares": ()}))
+    """The pass-through of hosts that nobody claims, and so nobody has a certificate for."""
+    return CompiledService(
+        "", (), CompiledRoute("", None, "", None, **{**defaults, "shares": (), "mtls": None})
+    )
 
 
 def _place(route: Route) -> str:

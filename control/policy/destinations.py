@@ -51,6 +51,10 @@ class Endpoint(Part):
 
     address: Address = Field(description="host:port")
     weight: Weight = Field(1.0, description="its share beside the others of its version")
+    mtls: bool = Field(
+        False,
+        description="whether it speaks mutual TLS; asked only where the service's `mtls` is `permissive`",
+    )
 
 
 def _endpoint(value: object) -> object:

@@ -122,7 +122,7 @@ def _origins(snapshot: Snapshot, service: CompiledService, route: CompiledRoute)
         levels.append((service.name, policy))
     if (defaults := snapshot.policies.get(DEFAULTS_SERVICE)) is not None:
         levels.append((f'"{DEFAULTS_SERVICE}"', defaults))
-    fields = [*Settings.model_fields, *Destination.model_fields]
+    fields = [*Settings.model_fields, *Destination.model_fields, "mtls"]
     return {
         field: place
         for field in fields

@@ -24,6 +24,7 @@ def settings_data(route: CompiledRoute, faults: Sequence[CompiledFault]) -> dict
         "connect_timeout": _duration(route.connect_timeout),
         "idle_timeout": _duration(route.idle_timeout),
         "faults": [fault.source.document() for fault in faults],
+        "mtls": route.mtls or "off",
     }
     if route.request_headers is not None:
         data["request_headers"] = route.request_headers.source.document()
@@ -92,6 +93,7 @@ def _rows(facts: RequestFacts, data: dict[str, Any]) -> Iterator[tuple[str, str]
     yield "retry", f"{_retry_text(data['retry'])}{said('retry')}"
     for name, fault in _first_named("faults", data["faults"] or [None]):
         yield name, f"{'none' if fault is None else _flow(fault)}{said('faults') if name else ''}"
+    yield "mtls", f"{data['mtls']}{said('mtls')}"
     for field in ("request_headers", "response_headers", "access_log"):
         if field in data:
             yield field, f"{_flow(data[field])}{said(field)}"

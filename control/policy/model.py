@@ -95,7 +95,7 @@ class Route(Destination, Settings):
 
     written: ClassVar[str] = "a mapping such as {match: {path: /x}, to: v2}"
     elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("service", "hosts", "endpoints", "routes", "unknown_hosts"),
+        ("service", "hosts", "endpoints", "routes", "mtls", "unknown_hosts"),
         "it stands in the document, not in a route",
     )
 
@@ -137,6 +137,10 @@ class Policy(Destination, Settings):
     )
     routes: Annotated[tuple[Route, ...], Field(strict=False)] = Field(
         (), description="the first that matches wins"
+    )
+    mtls: Literal["strict", "permissive", "off"] | None = Field(
+        None,
+        description="mutual TLS with this service: callers must speak it (`strict`), may (`permissive`), or do not (`off`, the default)",
     )
     unknown_hosts: Literal["allow", "refuse"] | None = Field(
         None,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from random import Random
+from typing import Literal
 
 from control.policy.answers import CompiledAccessLog, FixedAnswer
 from control.policy.endpoints import Endpoint
@@ -45,6 +46,7 @@ class CompiledRoute:
     response_headers: HeaderEdit | None
     respond: FixedAnswer | None
     access_log: CompiledAccessLog | None
+    mtls: Literal["strict", "permissive"] | None
     _bounds: tuple[tuple[float, Share], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

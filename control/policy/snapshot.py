@@ -15,6 +15,7 @@ from control.policy.endpoints import Endpoint, EndpointTable, compile_endpoints
 from control.policy.errors import PolicyErrors, Problem
 from control.policy.hosts import HostIndex
 from control.policy.model import DEFAULTS_SERVICE, Policy
+from control.policy.mtls import Mode, mode
 from control.policy.reading import Document
 from control.policy.routes import CompiledRoute, CompiledService, Share
 from control.policy.stored import STORED, parse_stored
@@ -65,6 +66,12 @@ class Snapshot:
         # (host, port) -> the service that claims it, or None. Bound here: one call less for each request.
         self.find = hosts.find
 
+    def inbound_mtls(self, service: str) -> Mode | None:
+        """What that service's proxies take at inbound ports: "strict" mutual TLS alone, "permissive" both, None plain."""
+        compiled = self.services.get(service)
+        found: Mode | None = self.defaults["mtls"] if compiled is None else compiled.own.mtls
+        return found
+
     def __repr__(self) -> str:
         return f"<Snapshot {self.revision}: {len(self.services)} services>"
 
@@ -95,13 +102,22 @@ def _build(revision: int, documents: Mapping[str, str], before: Snapshot) -> Sna
     policies = {**kept, **read}
     tables = {service: table for service, table in before.tables.items() if service in documents}
     reaches = {service: names for service, names in before.reaches.items() if service in documents}
+    star = policies.get(DEFAULTS_SERVICE)
+    mtls = mode(star.mtls if star is not None else None, None)
+    renewed = (
+        {service for service, policy in policies.items() if policy.mtls is None}
+        if mtls != before.defaults["mtls"]
+        else set()
+    )
     for service, policy in read.items():
         old = before.policies.get(service)
-        if old is None or old.endpoints != policy.endpoints:
-            tables[service] = compile_endpoints(policy)
+        if old is None or (old.endpoints, old.mtls) != (policy.endpoints, policy.mtls):
+            renewed.add(service)
         reaches.pop(service, None)
         if names := reached(policy):
             reaches[service] = names
+    for service in renewed:
+        tables[service] = compile_endpoints(policies[service], mode(policies[service].mtls, mtls))
     touched = {*changed, *removed}
     reaching = {service for service, names in reaches.items() if not names.isdisjoint(touched)}
     _check(read, kept, reaches, reaching, before.hosts)
@@ -109,7 +125,6 @@ def _build(revision: int, documents: Mapping[str, str], before: Snapshot) -> Sna
     defaults, unknown = before.defaults, before.unknown
     affected: Iterable[str]
     if DEFAULTS_SERVICE in touched:
-        star = policies.get(DEFAULTS_SERVICE)
         defaults = compile_defaults(star)
         refuse = star is not None and star.unknown_hosts == "refuse"
         unknown = None if refuse else compile_unclaimed(defaults)
