@@ -21,18 +21,27 @@ Names as in Envoy's access log, which has no IE.
 
 from mitmproxy import http
 
+from addons.engine.wire import Fields
 from addons.exchange import Exchange
 
 FLAG_HEADER = "x-mesh-flag"
 
 
+def made_answer(request: http.Request, status: int, body: bytes, fields: Fields) -> http.Response:
+    """An answer of the proxy's own to this request, which has the body only where HTTP allows one."""
+    response = http.Response.make(status, body, fields)
+    if request.data.method == b"HEAD" or status in (204, 304):
+        # mitmproxy's own stack would send it nevertheless, and the next answer with it.
+        response.data.content = b""
+        if status == 204:
+            del response.headers["content-length"]
+    return response
+
+
 def own_answer(flow: http.HTTPFlow, exchange: Exchange | None, status: int, flag: str, text: str) -> None:
     """Answer the flow from the proxy itself; replaces whatever answer it had."""
     body = text.rstrip("\n").encode() + b"\n"
-    flow.response = http.Response.make(
-        status,
-        body,
-        {"content-type": "text/plain; charset=utf-8", FLAG_HEADER: flag, "content-length": str(len(body))},
-    )
+    fields = ((b"content-type", b"text/plain; charset=utf-8"), (FLAG_HEADER.encode(), flag.encode()))
+    flow.response = made_answer(flow.request, status, body, fields)
     if exchange is not None:
         exchange.flag(flag)

@@ -12,7 +12,7 @@ import time
 
 from mitmproxy import http
 
-from addons.answers import FLAG_HEADER, own_answer
+from addons.answers import FLAG_HEADER, made_answer, own_answer
 from addons.deadline import Deadline
 from addons.engine.answer import Answer
 from addons.engine.carrier import carrier_of
@@ -234,7 +234,7 @@ class Attempts:
             text = f"the timeout of {limit or 0:g} s ran out after {tries} {'try' if tries == 1 else 'tries'}"
             own_answer(flow, exchange, 504, "UT", text)
         elif answer is not None:
-            flow.response = http.Response.make(answer.status, answer.body, answer.fields)
+            flow.response = made_answer(flow.request, answer.status, answer.body, answer.fields)
             flow.response.headers[FLAG_HEADER] = "FI"
         else:
             assert attempt.error is not None

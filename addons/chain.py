@@ -3,6 +3,7 @@
 from addons.access_log import AccessLog
 from addons.backstop import Backstop
 from addons.certificates import Certificates
+from addons.direct_answers import DirectAnswers
 from addons.faults import Faults
 from addons.forwarder import Forwarder
 from addons.metrics import Metrics
@@ -10,6 +11,7 @@ from addons.metrics_pages import MetricsPages
 from addons.passthrough import Passthrough
 from addons.policy_feed import PolicyFeed
 from addons.retry import Retry
+from addons.rewrite import Rewrite
 from addons.routing import Routing
 
 
@@ -25,6 +27,8 @@ def chain() -> list[object]:
         feed,  # pins the snapshot that all below look at
         certificates,  # after the options of the feed, before all that opens connections: who this proxy is
         routing,  # decides the service and route; nothing below works without
+        DirectAnswers(),  # where no service is called, nothing else need be done
+        Rewrite(),  # last of those that act once the route is known: the rest goes by what the caller wrote
         Passthrough(routing, forwarder),  # takes what cannot be buffered, before its body is read
         Faults(),  # beneath retry: acts on each attempt before it goes out
         Retry(),  # judges each attempt's outcome, a fault's included

@@ -158,7 +158,8 @@ class Passthrough:
             del flow.websocket.messages[:-1]
 
     async def _pass(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
-        self._routing.route(flow, exchange)
+        if (rest := self._routing.route(flow, exchange)) is not None:
+            await rest
         attempts = self._forwarder.attempts
         if flow.response is not None or attempts is None:
             flow.request.stream = False

@@ -2,14 +2,16 @@
 
 import logging
 import random
+from collections.abc import Awaitable
 
-from mitmproxy import http
+from mitmproxy import ctx, http
 from mitmproxy.proxy import mode_specs
 
 from addons.answers import own_answer
 from addons.engine.carrier import carrier_of
+from addons.engine.driver import taskless
 from addons.engine.flows import make_id
-from addons.engine.hooks import Hooks
+from addons.engine.hooks import Hooks, HookTable
 from addons.engine.wire import value
 from addons.exchange import Exchange, exchange_of
 from addons.needs import needs
@@ -47,21 +49,31 @@ def edit(message: http.Message, change: HeaderEdit | None) -> None:
 
 
 class Routing:
-    """Enforcing: if it fails, the request is answered 500 and goes nowhere."""
+    """Enforcing: if it fails, the request is answered 500 and goes nowhere.
+
+    Where the route asks for more than a destination, the mesh's hook `mesh_routed(flow)` runs on every addon that has it,
+    in both lanes and before anything is sent: there a feature may answer the flow, or change the request.
+    """
 
     def __init__(self, random_source: random.Random | None = None) -> None:
         self._random = random_source or random.Random()
+        self._hooks: HookTable | None = None
 
-    def request(self, flow: http.HTTPFlow) -> Hooks | None:
+    def running(self) -> None:
+        self._hooks = HookTable(ctx.master.addons)
+
+    @taskless
+    def request(self, flow: http.HTTPFlow) -> Hooks | Awaitable[None] | None:
         exchange = exchange_of(flow)
-        if exchange is not None and not exchange.routed and flow.response is None and flow.error is None:
-            self.route(flow, exchange)
-            carrier = carrier_of(flow)
-            if carrier is not None:
-                # From here on only the hooks are called that this route has something to do for.
-                hooks = carrier.hooks = carrier.hooks.narrowed(exchange.route)
-                return hooks
-        return None
+        if exchange is None or exchange.routed or flow.response is not None or flow.error is not None:
+            return None
+        rest = self.route(flow, exchange)
+        carrier = carrier_of(flow)
+        if carrier is not None:
+            # From here on only the hooks are called that this route has something to do for.
+            hooks = carrier.hooks = carrier.hooks.narrowed(exchange.route)
+            return hooks if rest is None else rest
+        return rest
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
         """No tunnel to where no request may go. What is HTTP inside it is routed request by request."""
@@ -81,15 +93,26 @@ class Routing:
         if exchange is not None and exchange.route is not None and flow.response is not None:
             edit(flow.response, exchange.route.response_headers)
 
-    def route(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
-        """Route the request, or answer it where it can go no further."""
+    def route(self, flow: http.HTTPFlow, exchange: Exchange) -> Awaitable[None] | None:
+        """Route the request, or answer it where it can go no further. None: all is done; else await the rest."""
         try:
-            self._route(flow, exchange)
-        except Exception:
-            logger.exception("routing failed; the request was stopped")
-            own_answer(
-                flow, exchange, 500, "IE", "the mesh failed to route this request; see the proxy's log"
-            )
+            rest = self._route(flow, exchange)
+        except Exception as error:
+            self._failed(flow, exchange, error)
+            return None
+        return None if rest is None else self._rest_of_route(rest, flow, exchange)
+
+    async def _rest_of_route(self, rest: Awaitable[None], flow: http.HTTPFlow, exchange: Exchange) -> None:
+        try:
+            await rest
+            self._choose(flow, exchange)
+        except Exception as error:
+            self._failed(flow, exchange, error)
+
+    @staticmethod
+    def _failed(flow: http.HTTPFlow, exchange: Exchange, error: Exception) -> None:
+        logger.error("routing failed; the request was stopped", exc_info=error)
+        own_answer(flow, exchange, 500, "IE", "the mesh failed to route this request; see the proxy's log")
 
     def _connect(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         snapshot = exchange.snapshot
@@ -101,7 +124,7 @@ class Routing:
         else:
             exchange.service = service.name
 
-    def _route(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+    def _route(self, flow: http.HTTPFlow, exchange: Exchange) -> Awaitable[None] | None:
         exchange.routed = True
         headers = flow.request.data.headers
         request_id = value(headers.fields, REQUEST_ID)
@@ -112,23 +135,32 @@ class Routing:
             exchange.request_id = request_id.decode("latin-1")
         facts = exchange.facts = facts_of(flow, exchange.source)
         if exchange.inbound:
-            return
+            return None
         snapshot = exchange.snapshot
         assert snapshot is not None
         service = snapshot.find(facts.host, facts.port) or snapshot.unknown
         if service is None:
             _refuse_unknown(flow, exchange, facts)
-            return
+            return None
         exchange.service = service.name
         route = exchange.route = service.route(facts, self._random)
         edit(flow.request, route.request_headers)
-        if route.respond is not None:
-            answer = route.respond
-            flow.response = http.Response.make(answer.status, answer.body, answer.fields)
+        if route.gated:
+            assert self._hooks is not None
+            if (rest := self._hooks.narrowed(route).run("mesh_routed", flow)) is not None:
+                return rest
+        self._choose(flow, exchange)
+        return None
+
+    def _choose(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """The version that the request goes to, unless it is answered."""
+        route = exchange.route
+        assert route is not None
+        if flow.response is not None:
             return
         exchange.share = route.pick_share(self._random)
         if route.shares and exchange.share is None:
-            own_answer(flow, exchange, 503, "UH", f"service {service.name} has no endpoint with a weight")
+            own_answer(flow, exchange, 503, "UH", f"service {route.service} has no endpoint with a weight")
 
 
 def _refuse_unknown(flow: http.HTTPFlow, exchange: Exchange, facts: RequestFacts) -> None:

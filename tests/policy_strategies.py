@@ -144,6 +144,20 @@ retries = st.one_of(
         max_body=sizes,
     ),
 )
+targets = st.sampled_from(["/", "/v2", "/a/b?c=d", "/%20"])
+rewrites = st.one_of(
+    st.fixed_dictionaries({"path": targets}, optional={"host": st.sampled_from(["a.example", "b:80"])}),
+    st.fixed_dictionaries({"host": st.just("[::1]:80")}),
+)
+redirects = st.fixed_dictionaries(
+    {"scheme": st.sampled_from(["http", "https"])},
+    optional={
+        "status": st.sampled_from([301, 302, 303, 307, 308]),
+        "host": st.sampled_from(["a.example", "10.0.0.1", "[::1]"]),
+        "port": st.integers(1, 65535),
+        "path": targets,
+    },
+)
 answers = some(status=statuses, headers=headers, body=texts)
 aborts = st.one_of(
     statuses,
@@ -170,6 +184,7 @@ settings = {
     "faults": st.lists(faults, max_size=2),
     "request_headers": operations,
     "response_headers": operations,
+    "rewrite": rewrites,
     "respond": answers,
     "access_log": st.one_of(st.sampled_from(["on", "off"]), some(sample=percents, only=st.just("errors"))),
 }

@@ -18,6 +18,7 @@ HOOKS = [
     "mesh_attempt_end",
     "mesh_forwarded",
     "mesh_policy",
+    "mesh_routed",
 ]
 
 

@@ -1,5 +1,6 @@
 """Routing: which facts the policy sees, what it decides, and what happens when nothing can be decided."""
 
+import asyncio
 import random
 from collections import Counter
 
@@ -7,8 +8,9 @@ import pytest
 from mitmproxy import flow as mitmproxy_flow
 
 from addons import routing
+from addons.exchange import exchange_of
 from addons.routing import Routing, facts_of
-from tests.flows import make_answer, make_flow, pinned, snapshot
+from tests.flows import loaded, make_answer, make_flow, pinned, snapshot
 
 TWO = """\
 service: web
@@ -89,12 +91,53 @@ def test_a_host_that_nobody_claims():
     assert exchange.flags == ["NR"]
 
 
-def test_respond_answers_at_once():
-    flow = make_flow("http://web/")
-    exchange = routed(flow, TWO + "respond: {status: 418, headers: {x-a: b}, body: teapot}")
-    assert (flow.response.status_code, flow.response.text) == (418, "teapot")
-    assert (flow.response.headers["x-a"], flow.response.headers["content-length"]) == ("b", "6")
-    assert exchange.share is None
+class Gate:
+    """A feature that acts once the route is known."""
+
+    def __init__(self, answer=None):
+        self.answer = answer
+        self.seen = []
+
+    def mesh_routed(self, flow):
+        exchange = exchange_of(flow)
+        self.seen.append((exchange.route.label, exchange.share))
+        flow.response = self.answer
+
+
+class SlowGate(Gate):
+    async def mesh_routed(self, flow):
+        await asyncio.sleep(0)
+        Gate.mesh_routed(self, flow)
+
+
+GATED = TWO + "to: v1\nroutes: [{name: gated, match: {path: /gated}, rewrite: {path: /x}}]"
+
+
+@pytest.mark.parametrize("kind", [Gate, SlowGate])
+@pytest.mark.parametrize("answer", [None, make_answer(418)])
+def test_features_that_a_route_asks_for_act_before_a_version_is_chosen(kind, answer):
+    gate, addon = kind(answer), Routing()
+
+    async def run(path):
+        flow = make_flow(f"http://web{path}")
+        exchange = pinned(flow, GATED)
+        if (rest := addon.request(flow)) is not None:
+            await rest
+        return exchange.share, flow.response
+
+    with loaded(addon, gate):
+        share, response = asyncio.run(run("/gated"))
+        assert gate.seen == [("gated", None)]
+        assert response is answer
+        assert (share is None) is (answer is not None)
+        assert asyncio.run(run("/plain"))[0].version == "v1"
+        assert len(gate.seen) == 1
+
+
+def test_a_route_that_asks_for_features_fails_closed_without_them():
+    flow = make_flow("http://web/gated")
+    routed(flow, GATED)
+    assert (flow.response.status_code, flow.response.headers["x-mesh-flag"]) == (500, "IE")
 
 
 def test_inbound_is_not_decided_again():

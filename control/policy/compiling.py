@@ -9,10 +9,11 @@ from control.policy.answers import compile_access_log, compile_answer
 from control.policy.endpoints import EndpointTable
 from control.policy.faulting import compile_faults
 from control.policy.headers import compile_headers
-from control.policy.matching import compile_match
+from control.policy.matching import Condition, compile_match
 from control.policy.model import DEFAULTS_SERVICE, Destination, Policy, Route, Settings
 from control.policy.mtls import mode
 from control.policy.retrying import compile_retry
+from control.policy.rewriting import compile_redirect, compile_rewrite
 from control.policy.routes import CompiledRoute, CompiledService, Share
 
 # The settings of one level (a route, a document, "*") that it sets itself, by their name in CompiledRoute.
@@ -27,14 +28,16 @@ BUILT_IN: Level = {
     "faults": (),
     "request_headers": None,
     "response_headers": None,
+    "rewrite": None,
+    "redirect": None,
     "respond": None,
     "access_log": None,
     "mtls": None,
 }
 
 
-def compile_level(settings: Settings, owner: str) -> dict[str, Any]:
-    """What this level sets; `owner` names it in the identity of its faults."""
+def compile_level(settings: Settings, owner: str, conditions: Condition | None = None) -> dict[str, Any]:
+    """What this level sets; `owner` names it in the identity of its faults, `conditions` are those of a route."""
     level: dict[str, Any] = {}
     if settings.timeout is not None:
         level["timeout"] = settings.timeout or None
@@ -50,8 +53,14 @@ def compile_level(settings: Settings, owner: str) -> dict[str, Any]:
         level["request_headers"] = compile_headers(settings.request_headers)
     if settings.response_headers is not None:
         level["response_headers"] = compile_headers(settings.response_headers)
+    if settings.rewrite is not None:
+        level["rewrite"] = compile_rewrite(settings.rewrite, conditions)
+    if settings.redirect is not None:
+        level["redirect"] = compile_redirect(settings.redirect, conditions)
+        level["respond"] = None
     if settings.respond is not None:
         level["respond"] = compile_answer(settings.respond)
+        level["redirect"] = None
     if settings.access_log is not None:
         level["access_log"] = compile_access_log(settings.access_log)
     return level
@@ -83,12 +92,12 @@ def compile_service(policy: Policy, defaults: Level, tables: Tables) -> Compiled
     places: Counter[str] = Counter()
     for index, route in enumerate(policy.routes):
         place = _place(route)
-        level = compile_level(route, f"{service}\n{place}\n{places[place]}")
+        conditions = compile_match(route.match)
+        level = compile_level(route, f"{service}\n{place}\n{places[place]}", conditions)
         places[place] += 1
         if route.to is not None:
             level["shares"] = _split(route.to, service, tables)
         label = route.name or f"routes[{index}]"
-        conditions = compile_match(route.match)
         routes.append(CompiledRoute(service, route.name, label, conditions, **{**document, **level}))
     return CompiledService(service, tuple(routes), CompiledRoute(service, None, "", None, **document))
 

@@ -75,7 +75,7 @@ class Explanation:
         if route is None:
             refusal = {"status": 404, "flag": "NR"}
             return {**data, "retry": None, "timeout": None, "faults": [], "respond": refusal, "from": {}}
-        data.update(settings_data(route, self.faults))
+        data.update(settings_data(route, self.faults, self.facts))
         data["from"] = self.origins
         return data
 

@@ -16,7 +16,9 @@ from control.policy.units import format_duration
 _PLAIN = re.compile(r"[A-Za-z0-9_./%][A-Za-z0-9_./%+-]*", re.ASCII)
 
 
-def settings_data(route: CompiledRoute, faults: Sequence[CompiledFault]) -> dict[str, Any]:
+def settings_data(
+    route: CompiledRoute, faults: Sequence[CompiledFault], facts: RequestFacts
+) -> dict[str, Any]:
     """What applies to a request on this route, spelt as in a policy; null is none or no limit."""
     data: dict[str, Any] = {
         "retry": None if route.retry is None else _retry_data(route.retry),
@@ -30,6 +32,14 @@ def settings_data(route: CompiledRoute, faults: Sequence[CompiledFault]) -> dict
         data["request_headers"] = route.request_headers.source.document()
     if route.response_headers is not None:
         data["response_headers"] = route.response_headers.source.document()
+    if route.rewrite is not None:
+        data["rewrite"] = route.rewrite.source.document()
+        if route.rewrite.path is not None:
+            data["target"] = route.rewrite.path.target(facts)
+    if route.redirect is not None:
+        data["redirect"] = route.redirect.source.document()
+        scheme = "https" if facts.port == 443 else "http"
+        data["location"] = route.redirect.location(facts, scheme)
     if route.respond is not None:
         fields = {name.decode(): value.decode() for name, value in route.respond.fields}
         data["respond"] = {
@@ -82,12 +92,18 @@ def _rows(facts: RequestFacts, data: dict[str, Any]) -> Iterator[tuple[str, str]
     if "idle_timeout" not in data:
         yield "answer", 'from the proxy: 404 NR (unknown_hosts: refuse in "*")'
         return
+    if "redirect" in data:
+        status = data["redirect"].get("status", 302)
+        yield "answer", f"from the proxy: {status} to {data['location']}{said('redirect')}"
     if "respond" in data:
         yield "answer", f"from the proxy: {data['respond']['status']}{said('respond')}"
     for name, share in _first_named("to", data["to"]):
         yield name, f"{_share_text(share)}{said('to') if name else ''}"
     if not data["to"]:
         yield "to", f"where the caller addressed it: {host}:{facts.port}"
+    if "rewrite" in data:
+        seen = f": the service sees {data['target']}" if "target" in data else ""
+        yield "rewrite", f"{_flow(data['rewrite'])}{seen}{said('rewrite')}"
     for field in ("timeout", "connect_timeout", "idle_timeout"):
         yield field, f"{data[field] or 'none'}{said(field)}"
     yield "retry", f"{_retry_text(data['retry'])}{said('retry')}"

@@ -16,6 +16,7 @@ from control.policy.addresses import split_host_port
 from control.policy.conditions import BodyMatch, Match, Matcher, Matches, PathMatch, StringMatch
 from control.policy.destinations import DEFAULT_VERSION, Destination, Endpoint, Endpoints, endpoints_short
 from control.policy.parts import Broken, Part, Written
+from control.policy.redirects import Redirect, Rewrite, no_prefix_here, prefixes_matched
 from control.policy.resending import RETRY_WORDS, Backoff, Budget, Retry, RetryCondition, retry_short
 from control.policy.values import (
     DEFAULTS_SERVICE,
@@ -44,9 +45,11 @@ __all__ = [
     "Matcher",
     "PathMatch",
     "Policy",
+    "Redirect",
     "Respond",
     "Retry",
     "RetryCondition",
+    "Rewrite",
     "Route",
     "Settings",
     "StringMatch",
@@ -79,6 +82,8 @@ class Settings(Part):
     )
     request_headers: HeaderOperations | None = Field(None, description="changes to the request's headers")
     response_headers: HeaderOperations | None = Field(None, description="changes to the answer's headers")
+    rewrite: Rewrite | None = Field(None, description="another path or Host for the service to see")
+    redirect: Redirect | None = Field(None, description="send the caller elsewhere")
     respond: Respond | None = Field(None, description="answer from the proxy itself")
     access_log: (
         Annotated[
@@ -88,6 +93,11 @@ class Settings(Part):
         ]
         | None
     ) = Field(None, description="which exchanges are logged; default `on`")
+
+    @classmethod
+    def rules(cls, given: Mapping[str, Any]) -> Iterator[Broken]:
+        if "redirect" in given and "respond" in given:
+            yield ("respond",), "a request gets one answer: leave out respond or redirect"
 
 
 class Route(Destination, Settings):
@@ -105,6 +115,11 @@ class Route(Destination, Settings):
     match: Matches | None = Field(
         None, description="conditions, or a list of alternatives; none: every request"
     )
+
+    @classmethod
+    def rules(cls, given: Mapping[str, Any]) -> Iterator[Broken]:
+        yield from super().rules(given)
+        yield from prefixes_matched(given)
 
 
 class Policy(Destination, Settings):
@@ -149,6 +164,8 @@ class Policy(Destination, Settings):
 
     @classmethod
     def rules(cls, given: Mapping[str, Any]) -> Iterator[Broken]:
+        yield from super().rules(given)
+        yield from no_prefix_here(given)
         if given.get("service") == DEFAULTS_SERVICE:
             for field in ("hosts", "endpoints", "routes", "to"):
                 if field in given:

@@ -11,7 +11,11 @@ from control.policy.faulting import CompiledFault
 from control.policy.headers import HeaderEdit
 from control.policy.matching import Condition
 from control.policy.retrying import CompiledRetry
+from control.policy.rewriting import CompiledRedirect, CompiledRewrite
 from control.policy.route_index import RouteIndex, index_routes
+
+# The settings of features with a `mesh_routed` hook.
+_GATES = ("rewrite", "redirect", "respond")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +48,17 @@ class CompiledRoute:
     faults: tuple[CompiledFault, ...]
     request_headers: HeaderEdit | None
     response_headers: HeaderEdit | None
+    rewrite: CompiledRewrite | None
+    redirect: CompiledRedirect | None
     respond: FixedAnswer | None
     access_log: CompiledAccessLog | None
     mtls: Literal["strict", "permissive"] | None
+    gated: bool = field(init=False, repr=False, compare=False)
+    """Some feature acts once this route is chosen, before anything is sent."""
     _bounds: tuple[tuple[float, Share], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "gated", any(getattr(self, name) is not None for name in _GATES))
         bounds = []
         total = 0.0
         for share in self.shares:

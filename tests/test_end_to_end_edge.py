@@ -1,0 +1,104 @@
+"""What the proxy does to requests before it sends them, or instead: rewrites, redirects. Real processes, every lane."""
+
+import socket
+
+import pytest
+
+from tests.mesh_process import LANES, World, curl, eventually
+from tests.upstream import Upstream, saying
+
+
+@pytest.fixture(scope="module", params=LANES)
+def world(request, tmp_path_factory):
+    with World(tmp_path_factory.mktemp("edge"), **request.param) as world:
+        yield world
+
+
+@pytest.fixture
+def upstream():
+    with Upstream(saying(200, "one")) as upstream:
+        yield upstream
+
+
+def test_a_rewrite_is_seen_by_the_service_on_every_try_and_not_by_the_log(world):
+    with Upstream(saying(503, "no")) as upstream:
+        service = world.serve(
+            """\
+            retry: {attempts: 2, on: [5xx]}
+            routes:
+              - name: api
+                match: {path: {prefix: /api}}
+                rewrite: {prefix: /v2/, host: "inner.example:81"}
+            """,
+            upstream.address,
+        )
+        world.send("GET", f"http://{service}/api/%7euser?a=/api&b")
+        assert upstream.targets() == ["/v2/~user?a=/api&b"] * 2
+        for sent in upstream.requests:
+            assert sent.header("host") == "inner.example:81"
+            assert sent.header("x-envoy-original-path") == "/api/%7euser?a=/api&b"
+            assert sent.header("x-envoy-original-host") == service
+        line = eventually(lambda: [line for line in world.proxy.lines() if line["service"] == service])[0]
+        assert (line["path"], line["route"]) == ("/api/%7euser?a=/api&b", "api")
+        assert line["host"].startswith(service)
+
+
+def test_a_rewrite_of_a_request_that_streams(world, upstream):
+    service = world.serve("rewrite: {path: /upload}", upstream.address)
+    size = 3 * 1024 * 1024
+    got = world.send("POST", f"http://{service}/x?y=z", b"a" * size)
+    assert (got.status, upstream.targets()) == (200, ["/upload?y=z"])
+    assert len(upstream.requests[0].body) == size
+
+
+def test_a_rewritten_host_does_not_change_where_a_service_without_endpoints_is_reached(world, upstream):
+    world.serve(f'hosts: ["{upstream.address}"]\nrewrite: {{host: inner.example}}')
+    assert world.get(f"http://{upstream.address}/").body == b"one"
+    assert upstream.requests[0].header("host") == "inner.example"
+
+
+def test_redirects(world, upstream):
+    service = world.serve(
+        """\
+        routes:
+          - {match: {path: {prefix: /old}}, redirect: {status: 308, prefix: /new}}
+          - {match: {path: /up}, redirect: {scheme: https, port: 443}}
+          - {match: {path: /on}, redirect: {host: other.example}}
+        response_headers: {set: {x-mine: yes}}
+        """,
+        upstream.address,
+    )
+    for path, status, location in (
+        ("/old/a?b=c", 308, f"http://{service}/new/a?b=c"),
+        ("/up", 302, f"https://{service}/up"),
+        ("/on", 302, "http://other.example/on"),
+    ):
+        got = world.send("POST", f"http://{service}{path}", b"x=1")
+        assert (got.status, got.header("location"), got.body) == (status, location, b"")
+        assert (got.header("x-mine"), got.header("content-length"), got.flag) == ("yes", "0", None)
+    assert world.line("/old/a?b=c")["attempts"] == []
+    assert world.get(f"http://{service}/else").body == b"one"
+    assert upstream.targets() == ["/else"]
+
+
+def test_curl_follows_a_redirect_to_the_end(world, upstream):
+    service = world.serve(
+        "routes: [{match: {path: {prefix: /old}}, redirect: {prefix: /new}}]", upstream.address
+    )
+    done = curl("-L", "-x", f"127.0.0.1:{world.proxy.port}", f"http://{service}/old/x?y")
+    assert (done.stdout, upstream.targets()) == ("one", ["/new/x?y"])
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304), ("GET", 200)])
+def test_a_fixed_answer_has_a_body_only_where_http_has_one(world, method, status):
+    service = world.serve(f"respond: {{status: {status}, body: some text}}")
+    with socket.create_connection(("127.0.0.1", world.proxy.port), timeout=20) as client:
+        client.sendall(
+            f"{method} http://{service}/ HTTP/1.1\r\nhost: {service}\r\nconnection: close\r\n\r\n".encode()
+        )
+        said = b""
+        while data := client.recv(65536):
+            said += data
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.split()[1] == str(status).encode()
+    assert body == (b"some text" if (method, status) == ("GET", 200) else b"")
