@@ -21,11 +21,11 @@ from addons.engine.errors import UpstreamError
 from addons.engine.hooks import HookTable
 from addons.engine.origin import Origin
 from addons.exchange import Attempt, Exchange
+from addons.load_balancing import LoadBalancing
 from addons.upstream_request import body_of, head_of
 from control.policy.answers import FixedAnswer
-from control.policy.balancing import RoundRobin
-from control.policy.retrying import IDEMPOTENT, CompiledRetry, has_idempotency_key
-from control.policy.snapshot import Endpoint, Snapshot
+from control.policy.retrying import IDEMPOTENT, has_idempotency_key
+from control.policy.snapshot import CompiledRoute, Endpoint
 
 CONNECT_TIMEOUT = 5.0
 IDLE_TIMEOUT = 300.0
@@ -39,13 +39,14 @@ _OWN_ANSWERS = {
 
 
 class Attempts:
-    """Shared by all exchanges of a proxy; keeps whose turn it is among the endpoints."""
+    """Shared by all exchanges of a proxy."""
 
-    def __init__(self, client: Client, hooks: HookTable) -> None:
+    def __init__(self, client: Client, hooks: HookTable, balancing: LoadBalancing) -> None:
         self._client = client
         self.hooks = hooks
+        self._balancing = balancing
+        self._turns = balancing.turns
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._turns: dict[tuple[str, str | None, bool], RoundRobin] = {}
         self._origins: dict[tuple[str, int, bool, str], Origin] = {}
 
     @property
@@ -54,10 +55,6 @@ class Attempts:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         return self._loop
-
-    def forget(self, snapshot: Snapshot) -> None:
-        """Drop the turns of services that the new snapshot no longer has."""
-        self._turns = {key: turn for key, turn in self._turns.items() if key[0] in snapshot.services}
 
     async def run(self, flow: http.HTTPFlow, exchange: Exchange, deadline: Deadline) -> Answer | None:
         """The upstream's answer, perhaps with a rest to stream; None: the flow has an answer of the proxy's own.
@@ -116,14 +113,13 @@ class Attempts:
         if share is None:
             attempt = Attempt(number, None, request.host, request.port)
         else:
-            # First tries and further ones take turns apart: where one of two endpoints fails, the further tries would
-            # else bring every first try back to it.
-            key = (share.service, share.version, bool(tried))
-            turns = self._turns.get(key)
-            if turns is None:
-                turns = self._turns[key] = RoundRobin()
-            retry = exchange.route.retry if exchange.route else None
-            endpoint = turns.pick(share.endpoints, tried if tried and _elsewhere(retry) else ())
+            avoid = tried if tried and _elsewhere(exchange.route) else ()
+            # Most often, in short, what `pick` of the balancing does.
+            turns = self._turns.get((share.service, share.version, number > 1))
+            if turns is not None and share.balancing is None:
+                endpoint = turns.pick(share.endpoints, avoid)
+            else:
+                endpoint = self._balancing.pick(flow, exchange, share, avoid)
             if endpoint is None:
                 return None
             tried.append(endpoint)
@@ -242,5 +238,5 @@ class Attempts:
             own_answer(flow, exchange, status, flag, text.format(attempt.address, attempt.detail))
 
 
-def _elsewhere(retry: CompiledRetry | None) -> bool:
-    return retry is not None and retry.other_endpoint
+def _elsewhere(route: CompiledRoute | None) -> bool:
+    return route is not None and route.retry is not None and route.retry.other_endpoint

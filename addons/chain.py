@@ -6,6 +6,7 @@ from addons.certificates import Certificates
 from addons.direct_answers import DirectAnswers
 from addons.faults import Faults
 from addons.forwarder import Forwarder
+from addons.load_balancing import LoadBalancing
 from addons.metrics import Metrics
 from addons.metrics_pages import MetricsPages
 from addons.passthrough import Passthrough
@@ -17,8 +18,9 @@ from addons.routing import Routing
 
 def chain() -> list[object]:
     """New features in the order of a request's life."""
-    feed, routing, forwarder, metrics = PolicyFeed(), Routing(), Forwarder(), Metrics()
     certificates = Certificates()
+    feed, routing, metrics, balancing = PolicyFeed(), Routing(), Metrics(), LoadBalancing()
+    forwarder = Forwarder(balancing)
     feed.reports["traffic"] = metrics.summary
     return [
         MetricsPages(
@@ -32,7 +34,8 @@ def chain() -> list[object]:
         Passthrough(routing, forwarder),  # takes what cannot be buffered, before its body is read
         Faults(),  # beneath retry: acts on each attempt before it goes out
         Retry(),  # judges each attempt's outcome, a fault's included
-        forwarder,  # runs the attempts, asking the two above
+        balancing,  # after retry: notes which attempts are over, and which are not the last
+        forwarder,  # runs the attempts, asking those above
         Backstop(),  # after all that sends: what is left over goes nowhere
         AccessLog(),  # after all that answers, so that it tells the final answer
         metrics,  # last: the log has noted whether the client left

@@ -18,10 +18,10 @@ from addons.engine.hooks import HookTable
 from addons.engine.link import Link
 from addons.engine.wire import Fields, end_to_end, value
 from addons.exchange import Exchange, exchange_of
+from addons.load_balancing import LoadBalancing
 from addons.own_stack import stopping
 from addons.relay import Relay
 from addons.upstream_server import server_of
-from control.policy.snapshot import Snapshot
 
 logger = logging.getLogger("mesh.forwarder")
 
@@ -34,7 +34,8 @@ _FRAMING = (b"content-length", b"transfer-encoding")
 class Forwarder:
     """Enforcing: what it cannot send by the policy, it does not let mitmproxy send without."""
 
-    def __init__(self) -> None:
+    def __init__(self, balancing: LoadBalancing | None = None) -> None:
+        self._balancing = balancing or LoadBalancing()
         self.client: Client | None = None
         self.attempts: Attempts | None = None
         self._relay: Relay | None = None
@@ -42,7 +43,7 @@ class Forwarder:
     def running(self) -> None:
         if self.client is None:
             self.client = Client(objection=_is_itself)
-            self.attempts = Attempts(self.client, HookTable(ctx.master.addons))
+            self.attempts = Attempts(self.client, HookTable(ctx.master.addons), self._balancing)
             self._relay = Relay()
 
     def done(self) -> None:
@@ -56,10 +57,6 @@ class Forwarder:
             client.close()
         if self._relay is not None:
             self._relay.close()
-
-    def mesh_policy(self, snapshot: Snapshot) -> None:
-        if self.attempts is not None:
-            self.attempts.forget(snapshot)
 
     @taskless
     async def request(self, flow: http.HTTPFlow) -> None:

@@ -202,6 +202,10 @@ routes = st.lists(some(match=listed(matches), to=to, **settings), max_size=3).ma
     lambda routes: [{"name": f"r{index}", **route} for index, route in enumerate(routes)]
 )
 modes = st.sampled_from(["strict", "permissive", "off"])
+load_balancers = st.one_of(
+    st.sampled_from(["round_robin", "random", "least_request", {"hash": "source_ip"}]),
+    one(header=header_names, cookie=header_names).map(lambda key: {"hash": key}),
+)
 hosts = st.lists(
     st.sampled_from(["a.example", "*.a.example", "B.example:80", "10.0.0.5:8080", "[::1]"]), unique=True
 )
@@ -211,6 +215,7 @@ documents = st.one_of(
         names,
         some(
             hosts=hosts,
+            load_balancer=load_balancers,
             endpoints=st.one_of(endpoints, st.dictionaries(versions, endpoints, min_size=1, max_size=3)),
             routes=routes,
             to=to,
@@ -218,8 +223,11 @@ documents = st.one_of(
             **settings,
         ),
     ),
-    some(unknown_hosts=st.sampled_from(["allow", "refuse"]), mtls=modes, **settings).map(
-        lambda rest: {"service": "*", **rest}
-    ),
+    some(
+        unknown_hosts=st.sampled_from(["allow", "refuse"]),
+        load_balancer=load_balancers,
+        mtls=modes,
+        **settings,
+    ).map(lambda rest: {"service": "*", **rest}),
 )
 """Documents that are sound by themselves; their versions need not exist."""

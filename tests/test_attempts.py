@@ -10,6 +10,7 @@ from addons.attempts import Attempts
 from addons.deadline import Deadline
 from addons.engine.client import Client
 from addons.engine.hooks import HookTable
+from addons.load_balancing import LoadBalancing
 from addons.routing import Routing
 from control.policy.answers import FixedAnswer
 from tests.flows import attempted, make_flow, pinned, snapshot
@@ -24,7 +25,7 @@ class NoAddons:
 
 
 def attempts() -> Attempts:
-    return Attempts(Client(), HookTable(NoAddons()))
+    return Attempts(Client(), HookTable(NoAddons()), LoadBalancing())
 
 
 def routed(policy: str, url: str = "http://web/"):

@@ -248,3 +248,23 @@ def test_the_proxy_takes_the_route_explained_or_one_told_to_be_random(matches: l
     taken = built.services["a"].route(facts, Random(seed))
     assert explanation.route is not None
     assert taken.label in [*random_routes, explanation.route.label]
+
+
+def test_the_balancer_and_where_it_sends_this_request() -> None:
+    hashed = {
+        "service": "a",
+        "endpoints": ["10.0.0.1:80", "10.0.0.2:80"],
+        "load_balancer": {"hash": {"header": "x-user"}},
+    }
+    whole = explain(snapshot(hashed), request(host="a", x_user="7"))
+    (share,) = whole.data()["to"]
+    assert share["load_balancer"] == {"hash": {"header": "x-user"}}
+    assert share["picked"] in share["endpoints"]
+    assert (
+        f"to               default 100 %: 10.0.0.1:80 50 %, 10.0.0.2:80 50 %; {{hash: {{header: x-user}}}},"
+        f" this one {share['picked']}" in whole.lines()
+    )
+    (without,) = explain(snapshot(hashed), request(host="a")).data()["to"]
+    assert "picked" not in without
+    (plain,) = explain(snapshot({**hashed, "load_balancer": "round_robin"}), request(host="a")).data()["to"]
+    assert plain.keys() == {"version", "share", "endpoints", "endpoint_shares"}

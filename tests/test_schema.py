@@ -49,6 +49,9 @@ def test_what_is_read_is_valid(document: dict[str, Any]) -> None:
         },
         {"access_log": "off", "timeout": 0, "connect_timeout": "1s"},
         {"access_log": {"only": "errors"}},
+        {"load_balancer": "least_request"},
+        {"load_balancer": {"hash": {"cookie": "uid"}}},
+        {"load_balancer": {"hash": "source_ip"}},
     ],
 )
 def test_shorthands_are_valid(fields: dict[str, Any]) -> None:
@@ -81,6 +84,10 @@ def test_shorthands_are_valid(fields: dict[str, Any]) -> None:
         {"service": "a", "routes": [{"match": {"headers": {"x": {}}}}]},
         {"service": "a", "routes": [{"hosts": ["a"]}]},
         {"service": "a", "access_log": True},
+        {"service": "a", "load_balancer": "ring"},
+        {"service": "a", "load_balancer": {"hash": "header"}},
+        {"service": "a", "load_balancer": {"hash": {"header": "x", "cookie": "y"}}},
+        {"service": "a", "routes": [{"load_balancer": "random"}]},
         {"service": "a", "unknown_hosts": "refuse"},
         {"service": "*", "hosts": ["a"]},
         {"service": "*", "routes": []},

@@ -24,8 +24,13 @@ class RoundRobin:
         self._weights: list[int] = []
         self._current: list[int] = []
 
-    def pick(self, endpoints: tuple[Endpoint, ...], avoid: Collection[Endpoint] = ()) -> Endpoint | None:
-        """The next endpoint: one not in `avoid` if there is one, else any; weight 0 never. None: nothing to pick."""
+    def pick(
+        self, endpoints: tuple[Endpoint, ...], avoid: Collection[Endpoint] = (), key: str | None = None
+    ) -> Endpoint | None:
+        """The next endpoint: one not in `avoid` if there is one, else any; weight 0 never. None: nothing to pick.
+
+        `key` is for balancers that hash.
+        """
         if endpoints is not self._endpoints:
             self._adopt(endpoints)
         if not self._usable:

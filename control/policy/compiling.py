@@ -2,10 +2,11 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from control.policy.answers import compile_access_log, compile_answer
+from control.policy.balancers import Balancing, compile_balancing
 from control.policy.endpoints import EndpointTable
 from control.policy.faulting import compile_faults
 from control.policy.headers import compile_headers
@@ -19,6 +20,8 @@ from control.policy.routes import CompiledRoute, CompiledService, Share
 # The settings of one level (a route, a document, "*") that it sets itself, by their name in CompiledRoute.
 Level = Mapping[str, Any]
 Tables = Mapping[str, EndpointTable]
+# Of a service's endpoints: None is round robin.
+BalancingOf = Callable[[str], Balancing | None]
 
 BUILT_IN: Level = {
     "timeout": None,
@@ -80,13 +83,30 @@ def reached(policy: Policy) -> frozenset[str]:
     return frozenset(name.lower() for name in names) - {policy.service}
 
 
-def compile_service(policy: Policy, defaults: Level, tables: Tables) -> CompiledService:
+def balancing_in(policies: Mapping[str, Policy]) -> BalancingOf:
+    """What the documents say of a service, else what `"*"` says."""
+    star = policies.get(DEFAULTS_SERVICE)
+    default = None if star is None else star.load_balancer
+
+    def balancing_of(service: str) -> Balancing | None:
+        policy = policies.get(service)
+        said = None if policy is None else policy.load_balancer
+        return compile_balancing(default if said is None else said)
+
+    return balancing_of
+
+
+def compile_service(
+    policy: Policy, defaults: Level, tables: Tables, balancing_of: BalancingOf = lambda service: None
+) -> CompiledService:
     """A document with everything resolved; `tables` holds at least its own endpoints and those it reaches."""
     service = policy.service
     document: dict[str, Any] = {**defaults, **compile_level(policy, service)}
     document["mtls"] = mode(policy.mtls, defaults["mtls"])
     document["shares"] = (
-        _everything(service, tables) if policy.to is None else _split(policy.to, service, tables)
+        _everything(service, tables, balancing_of)
+        if policy.to is None
+        else _split(policy.to, service, tables, balancing_of)
     )
     routes = []
     places: Counter[str] = Counter()
@@ -96,7 +116,7 @@ def compile_service(policy: Policy, defaults: Level, tables: Tables) -> Compiled
         level = compile_level(route, f"{service}\n{place}\n{places[place]}", conditions)
         places[place] += 1
         if route.to is not None:
-            level["shares"] = _split(route.to, service, tables)
+            level["shares"] = _split(route.to, service, tables, balancing_of)
         label = route.name or f"routes[{index}]"
         routes.append(CompiledRoute(service, route.name, label, conditions, **{**document, **level}))
     return CompiledService(service, tuple(routes), CompiledRoute(service, None, "", None, **document))
@@ -116,12 +136,14 @@ def _place(route: Route) -> str:
     return json.dumps([match.document() for match in route.match or ()], sort_keys=True)
 
 
-def _everything(service: str, tables: Tables) -> tuple[Share, ...]:
+def _everything(service: str, tables: Tables, balancing_of: BalancingOf) -> tuple[Share, ...]:
     endpoints = tables[service].get(None, ())
-    return (Share("", service, None, endpoints, 1.0),) if endpoints else ()
+    return (Share("", service, None, endpoints, 1.0, balancing_of(service)),) if endpoints else ()
 
 
-def _split(to: Mapping[str, float], service: str, tables: Tables) -> tuple[Share, ...]:
+def _split(
+    to: Mapping[str, float], service: str, tables: Tables, balancing_of: BalancingOf
+) -> tuple[Share, ...]:
     total = sum(to.values())
     shares = []
     for name, weight in to.items():
@@ -129,5 +151,5 @@ def _split(to: Mapping[str, float], service: str, tables: Tables) -> tuple[Share
         owner, version = (other.lower(), version) if slash else (service, name)
         endpoints = tables.get(owner, {}).get(version, ())
         shown = version if owner == service else f"{owner}/{version}"
-        shares.append(Share(shown, owner, version, endpoints, weight / total))
+        shares.append(Share(shown, owner, version, endpoints, weight / total, balancing_of(owner)))
     return tuple(shares)

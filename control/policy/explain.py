@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from control.policy.balancers import Hashed
 from control.policy.explain_text import explanation_lines, settings_data
 from control.policy.facts import RequestFacts
 from control.policy.faulting import CompiledFault
@@ -70,7 +71,7 @@ class Explanation:
             "route": None if route is None else route.name,
             "label": None if route is None else route.label or None,
             "considered": [{"route": each.route, "why": each.why} for each in self.considered],
-            "to": [] if route is None else [_share_data(share) for share in route.shares],
+            "to": [] if route is None else [_share_data(share, self.facts) for share in route.shares],
         }
         if route is None:
             refusal = {"status": 404, "flag": "NR"}
@@ -131,12 +132,12 @@ def _origins(snapshot: Snapshot, service: CompiledService, route: CompiledRoute)
     }
 
 
-def _share_data(share: Share) -> dict[str, Any]:
+def _share_data(share: Share, facts: RequestFacts) -> dict[str, Any]:
     total = sum(endpoint.weight for endpoint in share.endpoints)
     versions = {endpoint.version for endpoint in share.endpoints}
     # All versions together have a name only where there is one of them.
     version = share.name or (versions.pop() if len(versions) == 1 else None)
-    return {
+    data: dict[str, Any] = {
         "version": version,
         "share": round(share.share, 6),
         "endpoints": [endpoint.address for endpoint in share.endpoints],
@@ -144,3 +145,9 @@ def _share_data(share: Share) -> dict[str, Any]:
             round(endpoint.weight / total, 6) if total else 0.0 for endpoint in share.endpoints
         ],
     }
+    if (balancing := share.balancing) is not None:
+        source = balancing.source
+        data["load_balancer"] = source if isinstance(source, str) else source.document()
+        if (key := balancing.key(facts)) is not None and (picked := Hashed().pick(share.endpoints, (), key)):
+            data["picked"] = picked.address
+    return data

@@ -123,7 +123,10 @@ def _first_named(name: str, items: list[Any]) -> Iterator[tuple[str, Any]]:
 def _share_text(share: dict[str, Any]) -> str:
     pairs = zip(share["endpoints"], share["endpoint_shares"], strict=True)
     endpoints = ", ".join(f"{address} {100 * part:.4g} %" for address, part in pairs)
-    return f"{share['version'] or 'all versions'} {100 * share['share']:.4g} %: {endpoints}"
+    text = f"{share['version'] or 'all versions'} {100 * share['share']:.4g} %: {endpoints}"
+    if "load_balancer" in share:
+        text += f"; {_flow(share['load_balancer'])}"
+    return f"{text}, this one {share['picked']}" if "picked" in share else text
 
 
 def _retry_text(retry: dict[str, Any] | None) -> str:

@@ -79,7 +79,8 @@ class RequestFacts:
     """One request as matchers see it.
 
     `target` is the origin form (path and query) as on the wire, a character for each byte; `fields` are the
-    header fields as received; `source` is the calling service, "" when nobody said.
+    header fields as received; `source` is the calling service, "" when nobody said; `client_ip` is the address that the
+    client's connection comes from, "" until somebody sets it who needs it.
     """
 
     __slots__ = (
@@ -87,6 +88,7 @@ class RequestFacts:
         "_cookies",
         "_path",
         "_query",
+        "client_ip",
         "fields",
         "host",
         "method",
@@ -104,6 +106,7 @@ class RequestFacts:
         self.target = target
         self.fields = fields
         self.source = source
+        self.client_ip = ""
         self._path: str | None = None
         self._by_name: dict[bytes, bytes] | None = None
         self._query: dict[str, str] | None = None

@@ -15,6 +15,7 @@ from control.policy.actions import Abort, AccessLog, Fault, HeaderOperations, Re
 from control.policy.addresses import split_host_port
 from control.policy.conditions import BodyMatch, Match, Matcher, Matches, PathMatch, StringMatch
 from control.policy.destinations import DEFAULT_VERSION, Destination, Endpoint, Endpoints, endpoints_short
+from control.policy.load_balancers import HashBalancer, HashKey, LoadBalancer
 from control.policy.parts import Broken, Part, Written
 from control.policy.redirects import Redirect, Rewrite, no_prefix_here, prefixes_matched
 from control.policy.resending import RETRY_WORDS, Backoff, Budget, Retry, RetryCondition, retry_short
@@ -40,6 +41,8 @@ __all__ = [
     "Destination",
     "Endpoint",
     "Fault",
+    "HashBalancer",
+    "HashKey",
     "HeaderOperations",
     "Match",
     "Matcher",
@@ -105,7 +108,7 @@ class Route(Destination, Settings):
 
     written: ClassVar[str] = "a mapping such as {match: {path: /x}, to: v2}"
     elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("service", "hosts", "endpoints", "routes", "mtls", "unknown_hosts"),
+        ("service", "hosts", "endpoints", "load_balancer", "routes", "mtls", "unknown_hosts"),
         "it stands in the document, not in a route",
     )
 
@@ -149,6 +152,9 @@ class Policy(Destination, Settings):
     ) = Field(
         None,
         description="addresses by version; a list alone is the version `default`; none: the address that the caller named is dialled",
+    )
+    load_balancer: LoadBalancer | None = Field(
+        None, description="which endpoint of a version gets a request; default: round_robin"
     )
     routes: Annotated[tuple[Route, ...], Field(strict=False)] = Field(
         (), description="the first that matches wins"

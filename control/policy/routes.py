@@ -5,6 +5,7 @@ from random import Random
 from typing import Literal
 
 from control.policy.answers import CompiledAccessLog, FixedAnswer
+from control.policy.balancers import Balancing
 from control.policy.endpoints import Endpoint
 from control.policy.facts import RequestFacts
 from control.policy.faulting import CompiledFault
@@ -20,13 +21,17 @@ _GATES = ("rewrite", "redirect", "respond")
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A version and its share (0 to 1) of a route's requests; `name` is "" (and `version` None) for all versions together."""
+    """A version and its share (0 to 1) of a route's requests; `name` is "" (and `version` None) for all versions together.
+
+    `balancing` picks among the endpoints; None: round robin.
+    """
 
     name: str
     service: str
     version: str | None
     endpoints: tuple[Endpoint, ...]
     share: float
+    balancing: Balancing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,8 @@ class CompiledRoute:
     mtls: Literal["strict", "permissive"] | None
     gated: bool = field(init=False, repr=False, compare=False)
     """Some feature acts once this route is chosen, before anything is sent."""
+    counts_active: bool = field(init=False, repr=False, compare=False)
+    """Some balancer looks at how many attempts are under way."""
     _bounds: tuple[tuple[float, Share], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -66,6 +73,8 @@ class CompiledRoute:
                 total += share.share
                 bounds.append((total, share))
         object.__setattr__(self, "_bounds", tuple(bounds))
+        kinds = {share.balancing.kind for share in self.shares if share.balancing is not None}
+        object.__setattr__(self, "counts_active", "least_request" in kinds)
 
     def pick_share(self, random: Random) -> Share | None:
         """A share by chance, in proportion; one of weight 0 never. None: there are none."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from control.policy.checking import check
 from control.policy.compiling import (
     Level,
+    balancing_in,
     compile_defaults,
     compile_service,
     compile_unclaimed,
@@ -132,8 +133,9 @@ def _build(revision: int, documents: Mapping[str, str], before: Snapshot) -> Sna
     else:
         affected = {*changed, *reaching}
 
+    balancing_of = balancing_in(policies)
     compiled = {
-        service: compile_service(policies[service], defaults, tables)
+        service: compile_service(policies[service], defaults, tables, balancing_of)
         for service in affected
         if service != DEFAULTS_SERVICE
     }

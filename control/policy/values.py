@@ -60,6 +60,12 @@ def header_name(value: object) -> str:
     raise ValueError("write a header name, such as x-user")
 
 
+def _token(value: object) -> str:
+    if isinstance(value, str) and TOKEN.fullmatch(value):
+        return value
+    raise ValueError("write a name of letters, digits and the like, without spaces, such as uid")
+
+
 def _header_value(value: object) -> str:
     if isinstance(value, str) and _HEADER_VALUE.fullmatch(value):
         return value
@@ -197,6 +203,7 @@ Status = Annotated[
 ]
 Name = Annotated[str, BeforeValidator(named), Written("a name")]
 HeaderName = Annotated[str, BeforeValidator(header_name), Written("a header name, such as x-user")]
+Token = Annotated[str, BeforeValidator(_token), Written("a cookie's name, such as uid")]
 HeaderValue = Annotated[str, BeforeValidator(_header_value), Written("a header value in quotes")]
 Method = Annotated[str, BeforeValidator(_method), Written("a method, such as GET")]
 HostClaim = Annotated[
