@@ -11,6 +11,8 @@
 | UPE | 502 | the endpoint's answer was not HTTP |
 | FI, DI | | a fault made this answer, or delayed it |
 | URX | | all tries used; the last answer as it came |
+| RBAC | 403 | the policy does not allow this caller this request |
+| RBAC_AUDIT | | it would not, but is to be tried out first (`audit: true`) |
 | DC | | the client went away |
 | DPE | 400 | the client's request broke HTTP in the middle of its body |
 | SI | 408 | the client stopped in the middle of its body |

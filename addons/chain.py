@@ -1,6 +1,7 @@
 """The order of the mesh's features, here and nowhere else."""
 
 from addons.access_log import AccessLog
+from addons.authorization import Authorization
 from addons.backstop import Backstop
 from addons.certificates import Certificates
 from addons.direct_answers import DirectAnswers
@@ -19,7 +20,9 @@ from addons.routing import Routing
 def chain() -> list[object]:
     """New features in the order of a request's life."""
     certificates = Certificates()
-    feed, routing, metrics, balancing = PolicyFeed(), Routing(), Metrics(), LoadBalancing()
+    feed, metrics, balancing = PolicyFeed(), Metrics(), LoadBalancing()
+    authorization = Authorization()
+    routing = Routing(authorization=authorization)
     forwarder = Forwarder(balancing)
     feed.reports["traffic"] = metrics.summary
     return [
@@ -28,6 +31,7 @@ def chain() -> list[object]:
         ),  # first, so that health is told without a policy, and nowhere logged
         feed,  # pins the snapshot that all below look at
         certificates,  # after the options of the feed, before all that opens connections: who this proxy is
+        authorization,  # asked by the routing, as soon as it knows which rules stand
         routing,  # decides the service and route; nothing below works without
         DirectAnswers(),  # where no service is called, nothing else need be done
         Rewrite(),  # last of those that act once the route is known: the rest goes by what the caller wrote

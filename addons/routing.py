@@ -8,15 +8,19 @@ from mitmproxy import ctx, http
 from mitmproxy.proxy import mode_specs
 
 from addons.answers import own_answer
+from addons.authorization import Authorization
 from addons.engine.carrier import carrier_of
 from addons.engine.driver import taskless
 from addons.engine.flows import make_id
 from addons.engine.hooks import Hooks, HookTable
 from addons.engine.wire import value
 from addons.exchange import Exchange, exchange_of
+from addons.mesh_headers import without_forged
 from addons.needs import needs
 from control.policy.facts import RequestFacts
 from control.policy.headers import HeaderEdit
+from control.policy.inbound import Inbound
+from control.policy.routes import CompiledService
 
 logger = logging.getLogger("mesh.routing")
 
@@ -55,9 +59,13 @@ class Routing:
     in both lanes and before anything is sent: there a feature may answer the flow, or change the request.
     """
 
-    def __init__(self, random_source: random.Random | None = None) -> None:
+    def __init__(
+        self, random_source: random.Random | None = None, authorization: Authorization | None = None
+    ) -> None:
         self._random = random_source or random.Random()
         self._hooks: HookTable | None = None
+        self._authorization = authorization or Authorization()
+        self._inbound = Inbound()
 
     def running(self) -> None:
         self._hooks = HookTable(ctx.master.addons)
@@ -115,14 +123,23 @@ class Routing:
         own_answer(flow, exchange, 500, "IE", "the mesh failed to route this request; see the proxy's log")
 
     def _connect(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
-        snapshot = exchange.snapshot
-        assert snapshot is not None
         facts = exchange.facts = facts_of(flow, exchange.source)
-        service = snapshot.find(facts.host, facts.port) or snapshot.unknown
+        service = self._service(exchange, facts)
         if service is None:
             _refuse_unknown(flow, exchange, facts)
-        else:
+        elif service.guarded:
+            self._authorization.judge_tunnel(flow, exchange, service, facts)
+
+    def _service(self, exchange: Exchange, facts: RequestFacts) -> CompiledService | None:
+        """Whose rules hold: those of the service that is called, and in front of a service its own."""
+        snapshot = exchange.snapshot
+        assert snapshot is not None
+        if exchange.inbound:
+            return self._inbound.service(snapshot, exchange.service)
+        service = snapshot.find(facts.host, facts.port) or snapshot.unknown
+        if service is not None:
             exchange.service = service.name
+        return service
 
     def _route(self, flow: http.HTTPFlow, exchange: Exchange) -> Awaitable[None] | None:
         exchange.routed = True
@@ -133,17 +150,18 @@ class Routing:
             headers.fields += ((REQUEST_ID, exchange.request_id.encode()),)
         else:
             exchange.request_id = request_id.decode("latin-1")
-        facts = exchange.facts = facts_of(flow, exchange.source)
         if exchange.inbound:
-            return None
-        snapshot = exchange.snapshot
-        assert snapshot is not None
-        service = snapshot.find(facts.host, facts.port) or snapshot.unknown
+            headers.fields = without_forged(headers.fields)
+        facts = exchange.facts = facts_of(flow, exchange.source)
+        service = self._service(exchange, facts)
         if service is None:
             _refuse_unknown(flow, exchange, facts)
             return None
-        exchange.service = service.name
         route = exchange.route = service.route(facts, self._random)
+        if service.guarded:
+            self._authorization.judge(flow, exchange, service, route, self._random)
+            if flow.response is not None:
+                return None
         edit(flow.request, route.request_headers)
         if route.gated:
             assert self._hooks is not None

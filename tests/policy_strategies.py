@@ -176,6 +176,17 @@ faults = st.builds(
     ),
 )
 operations = some(set=headers, add=headers, remove=st.lists(header_names, max_size=2))
+callers = st.sampled_from(["web", "Web-*", "*", "spiffe://mesh/service/web", "spiffe://*/x"])
+path_matches = st.one_of(paths, one(exact=paths, prefix=paths, regex=regexes))
+authorization_rules = some(
+    **{"from": listed(callers)},
+    methods=listed(st.sampled_from(["GET", "post"])),
+    paths=listed(path_matches),
+    headers=matcher_maps,
+)
+authorizations = some(
+    allow=listed(authorization_rules), deny=listed(authorization_rules), audit=st.booleans()
+)
 settings = {
     "timeout": times,
     "connect_timeout": some_times,
@@ -186,6 +197,7 @@ settings = {
     "response_headers": operations,
     "rewrite": rewrites,
     "respond": answers,
+    "authorization": authorizations,
     "access_log": st.one_of(st.sampled_from(["on", "off"]), some(sample=percents, only=st.just("errors"))),
 }
 to = st.one_of(versions, st.dictionaries(versions, weights, min_size=1, max_size=3))

@@ -143,3 +143,60 @@ def test_headers() -> None:
     assert facts.source == "web"
     with pytest.raises(Failed):
         facts_of("GET", "http://a/é", [], "")
+
+
+GUARDED = """
+service: ledger
+endpoints: ["10.0.0.1:80"]
+authorization: {allow: [{from: web, methods: GET}, {from: spiffe://other/*}], deny: {paths: {prefix: /admin}}}
+routes: [{name: try, match: {path: /try}, authorization: {audit: true, allow: {from: ops}}}, {match: {path: /open}, authorization: {}}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("request_", "said", "allowed"),
+    [
+        (("GET", "http://ledger/", "--from", "Web"), "allowed by allow[0]   (from ledger)", True),
+        (("GET", "http://ledger/", "--from", "spiffe://mesh/service/web"), "allowed by allow[0]   (from ledger)", True),
+        (("GET", "http://ledger/", "--from", "spiffe://other/ns/X"), "allowed by allow[1]   (from ledger)", True),
+        (
+            ("GET", "http://ledger/", "--from", "spiffe://other.org/service/web"),
+            "refused (403 RBAC): no allow rule holds for spiffe://other.org/service/web   (from ledger)",
+            False,
+        ),
+        (
+            ("GET", "http://ledger/"),
+            "refused (403 RBAC): no allow rule holds for a caller without a verified name   (from ledger)",
+            False,
+        ),
+        (("POST", "http://ledger/", "--from", "web"), "refused (403 RBAC): no allow rule holds for web   (from ledger)", False),
+        (("GET", "http://ledger/admin", "--from", "web"), "refused (403 RBAC) by deny[0]   (from ledger)", False),
+        (
+            ("GET", "http://ledger//admin", "--from", "web"),
+            "refused (403 RBAC) by deny[0], read as /admin   (from ledger)",
+            False,
+        ),
+        (
+            ("GET", "http://ledger/try", "--from", "web"),
+            "would be refused (audit: let pass, flag RBAC_AUDIT): no allow rule holds for web   (from ledger: try)",
+            True,
+        ),
+        (("GET", "http://ledger/open"), "allowed: no rule speaks against it   (from ledger: routes[1])", True),
+    ],
+)  # fmt: skip
+def test_whether_the_caller_may(
+    mitmesh: Mitmesh, tmp_path: Path, request_: tuple[str, ...], said: str, allowed: bool
+) -> None:
+    file = tmp_path / "ledger.yaml"
+    file.write_text(GUARDED)
+    ran = mitmesh("explain", *request_, "-f", str(file))
+    assert f"authorization    {said}" in ran.out.splitlines()
+    access = explained(mitmesh, *request_, "-f", str(file))["authorization"]
+    assert access["allowed"] is allowed  # type: ignore[index]
+    assert access["rules"] is not None  # type: ignore[index]
+
+
+def test_a_caller_that_is_no_name_is_refused(mitmesh: Mitmesh) -> None:
+    ran = mitmesh("explain", "GET", "http://x/", "--from", "spiffe://A b")
+    assert ran.code != 0
+    assert "--from: write the name of a service, such as web, or spiffe://MESH/service/NAME" in ran.err

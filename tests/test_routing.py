@@ -143,7 +143,8 @@ def test_a_route_that_asks_for_features_fails_closed_without_them():
 def test_inbound_is_not_decided_again():
     flow = make_flow("http://web/")
     exchange = routed(flow, TWO + "respond: {body: no}", inbound=True)
-    assert (flow.response, exchange.route, exchange.routed) == (None, None, True)
+    assert (flow.response, exchange.share, exchange.routed) == (None, None, True)
+    assert exchange.route.shares == ()
     assert exchange.facts.host == "web"
 
 

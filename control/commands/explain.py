@@ -12,12 +12,14 @@ from control.commands.output import say, say_json
 from control.commands.reading import read_files
 
 if TYPE_CHECKING:
+    from control.policy.authorizing import Caller
     from control.policy.facts import RequestFacts
     from control.policy.snapshot import Snapshot
     from control.store import Store, Stored
 
 _PORTS = {"http": 80, "https": 443}
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # RFC 9110, 5.6.2
+_SPIFFE = re.compile(r"spiffe://[a-z0-9._-]+(?:/[A-Za-z0-9._-]+)+", re.ASCII)
 _SERVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 
 
@@ -31,7 +33,12 @@ def explain(
         list[str] | None,
         typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="a request header; repeatable"),
     ] = None,
-    source: Annotated[str, typer.Option("--from", metavar="SERVICE", help="the calling service")] = "",
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from", metavar="SERVICE|SPIFFE", help="the calling service, or what its certificate says"
+        ),
+    ] = "",
     file: Annotated[
         list[str] | None,
         typer.Option("--file", "-f", metavar="FILE|-|DIR", help="this policy instead of Redis'"),
@@ -43,15 +50,17 @@ def explain(
     """Say what would happen to a request, and why.
 
     That is: which document and route it meets, why not the earlier routes, where
-    it goes with which share, and which retry, timeout and faults apply.
+    it goes with which share, which retry, timeout and faults apply, and whether
+    the caller may send it, by which rule.
     Asks the very functions that the proxy asks. With -f it needs no Redis, which
     makes it a test of policy files.
     """
     from control.policy.errors import PolicyErrors
     from control.policy.explain import explain as explained
 
-    facts = facts_of(method, url, header or [], source)
     target = target_of(context, redis, mesh)
+    caller = caller_of(source, target.mesh)
+    facts = facts_of(method, url, header or [], caller.service)
     if file:
         snapshot = _from_files(file)
     else:
@@ -69,7 +78,7 @@ def explain(
                 *(str(problem) for problem in errors.problems),
                 f"error: proxies refuse revision {stored.revision} for this and keep the one before",
             ) from None
-    explanation = explained(snapshot, facts)
+    explanation = explained(snapshot, facts, caller)
     if as_json:
         say_json(explanation.data())
     else:
@@ -89,14 +98,32 @@ def _from_files(files: list[str]) -> "Snapshot":
     return build(0, {document.policy.service: normalize(document.policy) for document in documents})
 
 
+def caller_of(source: str, mesh: str) -> "Caller":
+    """Who `--from` names: a service of the mesh, or any SPIFFE ID. Raises Failed (usage)."""
+    from control.identity.names import parse_spiffe_id, spiffe_id
+    from control.policy.authorizing import NOBODY, Caller
+
+    if not source:
+        return NOBODY
+    if _SERVICE.fullmatch(source):
+        return Caller(spiffe_id(mesh, source), source.lower())
+    if not _SPIFFE.fullmatch(source):
+        raise usage(
+            f"--from: write the name of a service, such as web, or spiffe://MESH/service/NAME, got {source!r}"
+        )
+    try:
+        domain, service = parse_spiffe_id(source)
+    except ValueError:
+        return Caller(source)
+    return Caller(source, service if domain == mesh.lower() else "")
+
+
 def facts_of(method: str, url: str, headers: list[str], source: str) -> "RequestFacts":
     """The request as matchers see it. Raises Failed (usage) for what is no request."""
     from control.policy.facts import RequestFacts
 
     if not _TOKEN.fullmatch(method):
         raise usage(f"METHOD: write a method, such as GET, got {method!r}")
-    if source and not _SERVICE.fullmatch(source):
-        raise usage(f"--from: write the name of a service, such as web, got {source!r}")
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         host, port = parts.hostname, parts.port

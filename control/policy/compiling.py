@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from control.policy.answers import compile_access_log, compile_answer
+from control.policy.authorizing import compile_authorization
 from control.policy.balancers import Balancing, compile_balancing
 from control.policy.endpoints import EndpointTable
 from control.policy.faulting import compile_faults
@@ -36,6 +37,7 @@ BUILT_IN: Level = {
     "respond": None,
     "access_log": None,
     "mtls": None,
+    "authorization": None,
 }
 
 
@@ -64,6 +66,8 @@ def compile_level(settings: Settings, owner: str, conditions: Condition | None =
     if settings.respond is not None:
         level["respond"] = compile_answer(settings.respond)
         level["redirect"] = None
+    if settings.authorization is not None:
+        level["authorization"] = compile_authorization(settings.authorization)
     if settings.access_log is not None:
         level["access_log"] = compile_access_log(settings.access_log)
     return level

@@ -95,14 +95,15 @@ class PathMatch(Part):
         yield from exactly_one(cls, given, ("exact", "prefix", "regex"))
 
 
+PathMatcher = Annotated[PathMatch, BeforeValidator(_as_exact), Written(PathMatch.written, short=_PATH_SHORT)]
+
+
 class Match(Part):
     """Conditions on a request; all that are given must hold."""
 
     written: ClassVar[str] = "a mapping of conditions, such as {path: {prefix: /api}, method: GET}"
 
-    path: (
-        Annotated[PathMatch, BeforeValidator(_as_exact), Written(PathMatch.written, short=_PATH_SHORT)] | None
-    ) = Field(None, description="the path, without the query")
+    path: PathMatcher | None = Field(None, description="the path, without the query")
     method: (
         Annotated[
             tuple[Method, ...],

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from control.policy.authorizing import NOBODY, Caller
 from control.policy.balancers import Hashed
+from control.policy.explain_access import access_data
 from control.policy.explain_text import explanation_lines, settings_data
 from control.policy.facts import RequestFacts
 from control.policy.faulting import CompiledFault
@@ -53,6 +55,8 @@ class Explanation:
     faults: tuple[CompiledFault, ...]
     document: str | None
     origins: dict[str, str]
+    access: dict[str, Any] | None = None
+    """Whether the caller may, see `access_data`."""
 
     def data(self) -> dict[str, Any]:
         """As JSON data. `matched` is whether a route matched; without one the document's own settings apply.
@@ -77,6 +81,8 @@ class Explanation:
             refusal = {"status": 404, "flag": "NR"}
             return {**data, "retry": None, "timeout": None, "faults": [], "respond": refusal, "from": {}}
         data.update(settings_data(route, self.faults, self.facts))
+        if self.access is not None:
+            data["authorization"] = self.access
         data["from"] = self.origins
         return data
 
@@ -85,8 +91,8 @@ class Explanation:
         return explanation_lines(self.facts, self.data())
 
 
-def explain(snapshot: Snapshot, facts: RequestFacts) -> Explanation:
-    """The decisions on one request. Random shares are not rolled: such a route is told and passed over."""
+def explain(snapshot: Snapshot, facts: RequestFacts, caller: Caller = NOBODY) -> Explanation:
+    """The decisions on one request of this caller. Random shares are not rolled: such a route is told and passed over."""
     service = snapshot.find(facts.host, facts.port) or snapshot.unknown
     star = DEFAULTS_SERVICE if DEFAULTS_SERVICE in snapshot.policies else None
     if service is None:
@@ -107,6 +113,7 @@ def explain(snapshot: Snapshot, facts: RequestFacts) -> Explanation:
         faults=tuple(fault for fault in taken.faults if _may_hit(fault, facts)),
         document=service.name or star,
         origins=_origins(snapshot, service, taken),
+        access=access_data(service, taken, facts, caller, _NEVER),
     )
 
 

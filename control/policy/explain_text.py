@@ -92,6 +92,8 @@ def _rows(facts: RequestFacts, data: dict[str, Any]) -> Iterator[tuple[str, str]
     if "idle_timeout" not in data:
         yield "answer", 'from the proxy: 404 NR (unknown_hosts: refuse in "*")'
         return
+    if "authorization" in data:
+        yield "authorization", f"{data['authorization']['why']}{said('authorization')}"
     if "redirect" in data:
         status = data["redirect"].get("status", 302)
         yield "answer", f"from the proxy: {status} to {data['location']}{said('redirect')}"

@@ -112,6 +112,12 @@ class RequestFacts:
         self._query: dict[str, str] | None = None
         self._cookies: dict[str, str] | None = None
 
+    def read_as(self, path: str) -> "RequestFacts":
+        """The same request with another normalized path, for a server that reads its path differently."""
+        facts = RequestFacts(self.method, self.host, self.port, self.target, self.fields, self.source)
+        facts._path = path
+        return facts
+
     @property
     def path(self) -> str:
         """The normalized path without the query, see `normalize_path`."""

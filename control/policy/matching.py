@@ -185,21 +185,23 @@ def _reason(what: str, test: StringTest, value: str | None) -> str:
     return "" if test.matches(value) else f"{what} {test.unlike(value)}"
 
 
-def _path(match: PathMatch) -> Condition | None:
+def path_condition(match: PathMatch) -> Condition:
+    """The condition on a path."""
     if match.exact is not None:
         return PathExact(policy_path(match.exact))
     if match.prefix is not None:
         prefix = policy_path(match.prefix).rstrip("/")
         return PathPrefix(prefix, prefix + "/")
-    return None if match.regex is None else PathRegex(match.regex)
+    assert match.regex is not None
+    return PathRegex(match.regex)
 
 
 def _conditions(match: Match) -> Iterable[Condition]:
     """Cheap conditions first: the order changes nothing but the cost."""
     if match.method is not None:
         yield MethodIn(match.method)
-    if match.path is not None and (path := _path(match.path)) is not None:
-        yield path
+    if match.path is not None:
+        yield path_condition(match.path)
     if match.source is not None:
         yield SourceIn(tuple(name.lower() for name in match.source))
     for name, test in (match.headers or {}).items():

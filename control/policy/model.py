@@ -17,6 +17,7 @@ from control.policy.conditions import BodyMatch, Match, Matcher, Matches, PathMa
 from control.policy.destinations import DEFAULT_VERSION, Destination, Endpoint, Endpoints, endpoints_short
 from control.policy.load_balancers import HashBalancer, HashKey, LoadBalancer
 from control.policy.parts import Broken, Part, Written
+from control.policy.permissions import Authorization, AuthorizationRule
 from control.policy.redirects import Redirect, Rewrite, no_prefix_here, prefixes_matched
 from control.policy.resending import RETRY_WORDS, Backoff, Budget, Retry, RetryCondition, retry_short
 from control.policy.values import (
@@ -35,6 +36,8 @@ __all__ = [
     "RETRY_WORDS",
     "Abort",
     "AccessLog",
+    "Authorization",
+    "AuthorizationRule",
     "Backoff",
     "BodyMatch",
     "Budget",
@@ -88,6 +91,9 @@ class Settings(Part):
     rewrite: Rewrite | None = Field(None, description="another path or Host for the service to see")
     redirect: Redirect | None = Field(None, description="send the caller elsewhere")
     respond: Respond | None = Field(None, description="answer from the proxy itself")
+    authorization: Authorization | None = Field(
+        None, description="who may send what; 403 for the rest; default: everything passes"
+    )
     access_log: (
         Annotated[
             AccessLog,

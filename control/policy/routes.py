@@ -5,6 +5,7 @@ from random import Random
 from typing import Literal
 
 from control.policy.answers import CompiledAccessLog, FixedAnswer
+from control.policy.authorizing import CompiledAuthorization
 from control.policy.balancers import Balancing
 from control.policy.endpoints import Endpoint
 from control.policy.facts import RequestFacts
@@ -62,6 +63,7 @@ class CompiledRoute:
     """Some feature acts once this route is chosen, before anything is sent."""
     counts_active: bool = field(init=False, repr=False, compare=False)
     """Some balancer looks at how many attempts are under way."""
+    authorization: CompiledAuthorization | None
     _bounds: tuple[tuple[float, Share], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -92,16 +94,22 @@ class CompiledRoute:
 
 @dataclass(frozen=True, slots=True)
 class CompiledService:
-    """One document; the name is "" for the pass-through of hosts that nobody claims."""
+    """One document; the name is "" for the pass-through of hosts that nobody claims.
+
+    `guarded`: some route has rules of authorization.
+    """
 
     name: str
     routes: tuple[CompiledRoute, ...]
     own: CompiledRoute
+    guarded: bool = field(init=False, repr=False, compare=False)
     _index: RouteIndex[CompiledRoute] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         index = index_routes([(route.conditions, route) for route in self.routes])
         object.__setattr__(self, "_index", index)
+        guarded = any(route.authorization is not None for route in (*self.routes, self.own))
+        object.__setattr__(self, "guarded", guarded)
 
     def route(self, facts: RequestFacts, random: Random) -> CompiledRoute:
         """The first route that matches, else the document's own settings."""

@@ -1,0 +1,16 @@
+"""The request headers that mean something to the mesh, and so must not come from outside it."""
+
+from addons.engine.wire import Fields
+
+FAULT = b"x-mesh-fault"
+"""Asks the caller's proxy for a fault."""
+FORGEABLE = frozenset((FAULT, b"x-mesh-attempts", b"x-mesh-flag"))
+"""In lower case. An application that passes headers on would hand them to a proxy that believes them."""
+
+
+def without_forged(fields: Fields) -> Fields:
+    """The fields without those; the same object where there are none."""
+    for name, _ in fields:
+        if name.lower() in FORGEABLE:
+            return tuple([field for field in fields if field[0].lower() not in FORGEABLE])
+    return fields
