@@ -23,10 +23,18 @@ Names as in Envoy's access log, which has no IE.
 
 from mitmproxy import http
 
+from addons.deadline import Deadline
 from addons.engine.wire import Fields
-from addons.exchange import Exchange
+from addons.exchange import Attempt, Exchange
+from control.policy.answers import FixedAnswer
 
 FLAG_HEADER = "x-mesh-flag"
+_OWN_ANSWERS = {
+    "connect-failure": (503, "UF", "no connection to {}: {}"),
+    "reset": (503, "UC", "{} ended the connection before it answered: {}"),
+    "protocol": (502, "UPE", "{} did not answer in HTTP: {}"),
+    "timeout": (504, "UT", "{} did not answer in time: {}"),
+}
 
 
 def made_answer(request: http.Request, status: int, body: bytes, fields: Fields) -> http.Response:
@@ -47,3 +55,27 @@ def own_answer(flow: http.HTTPFlow, exchange: Exchange | None, status: int, flag
     flow.response = made_answer(flow.request, status, body, fields)
     if exchange is not None:
         exchange.flag(flag)
+
+
+def answer_itself(
+    flow: http.HTTPFlow,
+    exchange: Exchange,
+    attempt: Attempt,
+    answer: FixedAnswer | None,
+    deadline: Deadline,
+) -> None:
+    if deadline.abandoned:
+        # 499 is nginx's word for it, seen in the access log alone.
+        own_answer(flow, exchange, 499, "DC", "the client has left")
+    elif deadline.expired:
+        limit = exchange.route.timeout if exchange.route is not None else None
+        tries = len(exchange.attempts)
+        text = f"the timeout of {limit or 0:g} s ran out after {tries} {'try' if tries == 1 else 'tries'}"
+        own_answer(flow, exchange, 504, "UT", text)
+    elif answer is not None:
+        flow.response = made_answer(flow.request, answer.status, answer.body, answer.fields)
+        flow.response.headers[FLAG_HEADER] = "FI"
+    else:
+        assert attempt.error is not None
+        status, flag, text = _OWN_ANSWERS[attempt.error]
+        own_answer(flow, exchange, status, flag, text.format(attempt.address, attempt.detail))

@@ -12,7 +12,8 @@ import time
 
 from mitmproxy import http
 
-from addons.answers import FLAG_HEADER, made_answer, own_answer
+from addons.acting import Acting
+from addons.answers import answer_itself, own_answer
 from addons.deadline import Deadline
 from addons.engine.answer import Answer
 from addons.engine.carrier import carrier_of
@@ -21,6 +22,8 @@ from addons.engine.errors import UpstreamError
 from addons.engine.hooks import HookTable
 from addons.engine.origin import Origin
 from addons.exchange import Attempt, Exchange
+from addons.faulty_answer import FaultyAnswer
+from addons.injecting import inject
 from addons.load_balancing import LoadBalancing
 from addons.upstream_request import body_of, head_of
 from control.policy.answers import FixedAnswer
@@ -30,12 +33,6 @@ from control.policy.snapshot import CompiledRoute, Endpoint
 CONNECT_TIMEOUT = 5.0
 IDLE_TIMEOUT = 300.0
 _IDEMPOTENT = frozenset(method.encode() for method in IDEMPOTENT)
-_OWN_ANSWERS = {
-    "connect-failure": (503, "UF", "no connection to {}: {}"),
-    "reset": (503, "UC", "{} ended the connection before it answered: {}"),
-    "protocol": (502, "UPE", "{} did not answer in HTTP: {}"),
-    "timeout": (504, "UT", "{} did not answer in time: {}"),
-}
 
 
 class Attempts:
@@ -97,12 +94,14 @@ class Attempts:
                 await deadline.sleep(attempt.pause)
                 if deadline.expired:
                     break
+            if exchange.acting is not None and isinstance(answer, Answer):
+                answer = _bent(exchange.acting, answer, flow, deadline, gathered=False)
         finally:
             if (rest := hooks.run("mesh_forwarded", flow)) is not None:
                 await rest
         if isinstance(answer, Answer):
             return answer
-        self.answer_itself(flow, exchange, attempt, answer, deadline)
+        answer_itself(flow, exchange, attempt, answer, deadline)
         return None
 
     def begin(self, flow: http.HTTPFlow, exchange: Exchange, tried: list[Endpoint]) -> Attempt | None:
@@ -137,7 +136,7 @@ class Attempts:
         retry = route.retry if route is not None else None
         per_try = retry.per_try_timeout if retry is not None else None
         if attempt.delay is not None or attempt.abort is not None:
-            injected = await self.inject(attempt, deadline, per_try)
+            injected = await inject(attempt, deadline, per_try)
             if injected is not None or attempt.error is not None:
                 return injected
             if per_try is not None and attempt.delay is not None:
@@ -165,7 +164,14 @@ class Attempts:
             attempt.error = error.kind
             attempt.detail = error.detail
             return None
-        deadline.answered(answer.complete)
+        if attempt.acting is not None:
+            gathered = retry is not None and retry.needs_body
+            bent = _bent(attempt.acting, answer, flow, deadline, gathered)
+            if bent is None:
+                return None
+            answer = bent
+        else:
+            deadline.answered(answer.complete)
         attempt.status = answer.status
         attempt.fields = answer.fields
         if answer.complete:
@@ -173,34 +179,6 @@ class Attempts:
             if retry is None or len(answer.body) <= retry.max_body:
                 attempt.body = answer.body
         return answer
-
-    async def inject(self, attempt: Attempt, deadline: Deadline, per_try: float | None) -> FixedAnswer | None:
-        """Let the attempt's faults act; the outcome, if they made one, stands in the attempt afterwards."""
-        abort = attempt.abort
-        wait = attempt.delay or 0.0
-        if abort == "hang":
-            wait = float("inf")
-        if wait:
-            cut = per_try is not None and wait > per_try
-            seconds = per_try if cut else wait
-            await deadline.sleep(None if seconds == float("inf") else seconds)
-            if deadline.expired or cut:
-                attempt.error = "timeout"
-                attempt.detail = "held back by a fault"
-                attempt.injected = True
-                return None
-        if abort == "reset":
-            attempt.error = "reset"
-            attempt.detail = "reset by a fault"
-            attempt.injected = True
-            return None
-        if isinstance(abort, FixedAnswer):
-            attempt.status = abort.status
-            attempt.fields = abort.fields
-            attempt.body = abort.body
-            attempt.injected = True
-            return abort
-        return None
 
     def _origin(self, flow: http.HTTPFlow, attempt: Attempt) -> Origin:
         tls = flow.request.data.scheme == b"https"
@@ -213,29 +191,16 @@ class Attempts:
             origin = self._origins[key] = Origin(*key)
         return origin
 
-    def answer_itself(
-        self,
-        flow: http.HTTPFlow,
-        exchange: Exchange,
-        attempt: Attempt,
-        answer: FixedAnswer | None,
-        deadline: Deadline,
-    ) -> None:
-        if deadline.abandoned:
-            # 499 is nginx's word for it, seen in the access log alone.
-            own_answer(flow, exchange, 499, "DC", "the client has left")
-        elif deadline.expired:
-            limit = exchange.route.timeout if exchange.route is not None else None
-            tries = len(exchange.attempts)
-            text = f"the timeout of {limit or 0:g} s ran out after {tries} {'try' if tries == 1 else 'tries'}"
-            own_answer(flow, exchange, 504, "UT", text)
-        elif answer is not None:
-            flow.response = made_answer(flow.request, answer.status, answer.body, answer.fields)
-            flow.response.headers[FLAG_HEADER] = "FI"
-        else:
-            assert attempt.error is not None
-            status, flag, text = _OWN_ANSWERS[attempt.error]
-            own_answer(flow, exchange, status, flag, text.format(attempt.address, attempt.detail))
+
+def _bent(
+    acting: Acting, answer: Answer, flow: http.HTTPFlow, deadline: Deadline, gathered: bool
+) -> Answer | None:
+    """What faults make of an answer, watched by the deadline; None: it broke off."""
+    bent = acting.on_answer(answer, flow.request.data.method, gathered)
+    if isinstance(bent, FaultyAnswer):
+        deadline.call = bent
+    deadline.answered(bent is None or bent.complete)
+    return bent
 
 
 def _elsewhere(route: CompiledRoute | None) -> bool:

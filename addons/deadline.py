@@ -1,11 +1,20 @@
 """The overall timeout of an exchange: it ends whatever the exchange is waiting for at that moment."""
 
 import asyncio
+from typing import Protocol
 
-from addons.engine.call import Call
 from addons.engine.errors import UpstreamError
 
 _RESOLUTION = 0.002
+
+
+class Watched(Protocol):
+    """What can be ended from outside: a call, or an answer on its way."""
+
+    @property
+    def head_seen(self) -> bool: ...
+
+    def cancel(self, error: Exception) -> None: ...
 
 
 class Deadline:
@@ -33,7 +42,7 @@ class Deadline:
         self._try_seconds = 0.0
         self._handle: asyncio.TimerHandle | None = None
         self._pause: asyncio.Future[None] | None = None
-        self.call: Call | None = None
+        self.call: Watched | None = None
         """What carries the exchange now; cut when the time runs out, its body's stream included."""
         self.expired = False
         self.abandoned = False
@@ -46,7 +55,7 @@ class Deadline:
         else:
             self._expiry = self._loop.time() + seconds
 
-    def watch(self, call: Call, seconds: float | None) -> None:
+    def watch(self, call: Watched, seconds: float | None) -> None:
         """This call is under way; its answer's head may take `seconds` (None: any time). Until `answered`."""
         self.call = call
         at = self._expiry

@@ -6,13 +6,16 @@ exchange sees one snapshot of the policy, whatever is applied meanwhile.
 """
 
 import time
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mitmproxy import http
 
 from control.policy.answers import FixedAnswer
 from control.policy.facts import RequestFacts
 from control.policy.snapshot import CompiledRoute, Endpoint, Share, Snapshot
+
+if TYPE_CHECKING:
+    from addons.acting import Acting
 
 _ATTRIBUTE = "mesh"
 
@@ -42,6 +45,7 @@ class Attempt:
         "injected",
         "why",
         "pause",
+        "acting",
     )
 
     def __init__(self, number: int, endpoint: Endpoint | None, host: str, port: int) -> None:
@@ -67,6 +71,8 @@ class Attempt:
         self.why: str | None = None
         """The retry condition that held."""
         self.pause: float | None = None
+        self.acting: Acting | None = None
+        """The policy's faults that have hit it."""
 
     @property
     def address(self) -> str:
@@ -104,6 +110,7 @@ class Exchange:
         "logged",
         "counted",
         "streamed",
+        "acting",
     )
 
     def __init__(self, snapshot: Snapshot | None, node: str, source: str, inbound: bool) -> None:
@@ -133,6 +140,8 @@ class Exchange:
         self.counted = False
         self.streamed = False
         """True when mitmproxy's own stack carries the request's body upstream."""
+        self.acting: Acting | None = None
+        """The policy's faults that have hit the request as a whole."""
 
     def flag(self, flag: str) -> None:
         """Note a response flag once, in the order in which they arose."""

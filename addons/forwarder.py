@@ -122,7 +122,7 @@ class Forwarder:
         body = answer.body
         if not answer.complete:
             length = value(answer.fields, b"content-length")
-            if length is None or int(length) > BUFFER:
+            if length is None or int(length) > BUFFER or answer.as_it_comes:
                 assert self._relay is not None
                 await self._relay.offer(flow, exchange, answer, deadline)
                 return True
@@ -156,6 +156,8 @@ def _hand_on(
         answer.head_at,
     )
     flow.response = response
+    if answer.closes:
+        response.data.headers.fields += ((b"connection", b"close"),)
     if answer.complete:
         if answer.trailers is not None:
             response.data.trailers = http.Headers(answer.trailers)

@@ -9,12 +9,13 @@ series that Prometheus knows are filled from the cells when somebody reads.
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from mitmproxy import ctx, http
 
 from addons import metrics_labels as labels
 from addons.access_log import sizes
+from addons.acting import kind_of
 from addons.exchange import Attempt, Exchange, exchange_of
 from addons.metrics_series import Cell, Count, Latency, Requests, Table
 from addons.metrics_summary import traffic_since
@@ -139,6 +140,8 @@ class Metrics:
             cell = self._cell(flow, exchange, status)
             for attempt in attempts:
                 self._count_attempt(exchange, attempt)
+            if exchange.acting is not None:
+                self._count_faults(exchange, exchange.acting.kinds)
         cell.count += 1
         if (buckets := cell.buckets) is not None:
             cell.total += took
@@ -166,7 +169,7 @@ class Metrics:
             id(exchange.route),
             id(exchange.share),
             id(last.endpoint) if last is not None else None,
-            last is not None and last.injected,
+            labels.injected(exchange, last),
             exchange.service,
             exchange.source,
             exchange.inbound,
@@ -189,7 +192,7 @@ class Metrics:
             self._forget()
         requests = self.requests.of(labels.request_labels(exchange, last, status, flags, grpc))
         requests.failed = labels.failed(status, exchange.flags, grpc)
-        requests.injected = requests.failed and last is not None and last.injected
+        requests.injected = requests.failed and labels.injected(exchange, last)
         latency = self.latency.of(labels.whose(exchange, last))
         kept = (exchange.route, exchange.share, last.endpoint if last is not None else None)
         # What follows an upgrade may last for hours, which is no latency.
@@ -199,12 +202,17 @@ class Metrics:
     def _count_attempt(self, exchange: Exchange, attempt: Attempt) -> None:
         self.attempts.of(labels.attempt_labels(exchange, attempt)).count += 1
         if attempt.delay is not None:
-            self.faults.of(labels.fault_labels(exchange, "delay")).count += 1
+            self._count_faults(exchange, ("delay",))
         if attempt.abort is not None:
-            kind = attempt.abort if isinstance(attempt.abort, str) else "abort"
-            self.faults.of(labels.fault_labels(exchange, kind)).count += 1
+            self._count_faults(exchange, (kind_of(attempt.abort),))
+        if attempt.acting is not None:
+            self._count_faults(exchange, attempt.acting.kinds)
         waited = (attempt.ended - attempt.started - (attempt.delay or 0.0)) * 1000
         if attempt.status is not None and not attempt.injected and waited >= 0:
             upstream = self.upstream.of(labels.upstream_labels(exchange, attempt))
             upstream.total += waited
             upstream.buckets[bisect_left(EDGES, waited)] += 1
+
+    def _count_faults(self, exchange: Exchange, kinds: Iterable[str]) -> None:
+        for kind in kinds:
+            self.faults.of(labels.fault_labels(exchange, kind)).count += 1

@@ -74,8 +74,14 @@ def request_labels(
         grpc or "",
         str(status),
         flags,
-        _truth(attempt is not None and attempt.injected),
+        _truth(injected(exchange, attempt)),
     )
+
+
+def injected(exchange: Exchange, last: Attempt | None) -> bool:
+    """Whether the outcome of an exchange was made up by a fault."""
+    above = exchange.acting is not None and exchange.acting.answered
+    return above or (last is not None and last.injected)
 
 
 def attempt_labels(exchange: Exchange, attempt: Attempt) -> Labels:

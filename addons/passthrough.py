@@ -7,13 +7,14 @@ is passed on there is no other attempt: what was sent cannot be sent again.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 from mitmproxy import connection, ctx, http
 from mitmproxy.flow import Error
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
-from addons.answers import own_answer
+from addons.answers import answer_itself, own_answer
 from addons.attempts import CONNECT_TIMEOUT, Attempts
 from addons.client_watch import ClientWatch
 from addons.deadline import Deadline
@@ -22,6 +23,7 @@ from addons.engine.marks import elsewhere
 from addons.engine.wire import tokens, value
 from addons.exchange import Attempt, Exchange, exchange_of
 from addons.forwarder import BUFFER, Forwarder
+from addons.injecting import inject
 from addons.knock import knock
 from addons.routing import Routing
 from control.policy.snapshot import Endpoint
@@ -94,13 +96,7 @@ class Passthrough:
         attempt.fields = response.headers.fields
         await self._ended(flow, attempt)
 
-        transform = response.stream
-
-        def count(piece: bytes) -> bytes | Iterable[bytes]:
-            exchange.bytes_out += len(piece)
-            return transform(piece) if callable(transform) else piece
-
-        response.stream = count
+        response.stream = _counted(response.stream, exchange, "bytes_out")
 
     @elsewhere
     def response(self, flow: http.HTTPFlow) -> None:
@@ -202,7 +198,7 @@ class Passthrough:
                 )
                 return None
             await attempts.hooks.trigger("mesh_attempt", flow, attempt)
-            injected = await attempts.inject(attempt, deadline, per_try)
+            injected = await inject(attempt, deadline, per_try)
             if injected is None and attempt.error is None:
                 await knock(attempt, CONNECT_TIMEOUT if route is None else route.connect_timeout, deadline)
                 if attempt.error is None:
@@ -213,7 +209,7 @@ class Passthrough:
                 await deadline.sleep(attempt.pause)
                 if not deadline.expired:
                     continue
-            attempts.answer_itself(flow, exchange, attempt, injected, deadline)
+            answer_itself(flow, exchange, attempt, injected, deadline)
             return None
 
     def _send_on(self, flow: http.HTTPFlow, exchange: Exchange, attempt: Attempt) -> None:
@@ -225,13 +221,7 @@ class Passthrough:
         flow.request.data.host = attempt.host
         flow.request.data.port = attempt.port
 
-        transform = flow.request.stream
-
-        def count(piece: bytes) -> bytes | Iterable[bytes]:
-            exchange.bytes_in += len(piece)
-            return transform(piece) if callable(transform) else piece
-
-        flow.request.stream = count
+        flow.request.stream = _counted(flow.request.stream, exchange, "bytes_in")
 
     def _cut(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         """The timeout ran out while mitmproxy carries the exchange: end it at the upstream's side."""
@@ -247,3 +237,14 @@ class Passthrough:
         timer = self._deadlines.pop(flow.id, None)
         if timer is not None:
             timer.cancel()
+
+
+def _counted(transform: Any, exchange: Exchange, name: str) -> Callable[[bytes], bytes | Iterable[bytes]]:
+    """What an addon's `stream` does, with the bytes counted before it."""
+
+    def count(piece: bytes) -> bytes | Iterable[bytes]:
+        setattr(exchange, name, getattr(exchange, name) + len(piece))
+        given: bytes | Iterable[bytes] = transform(piece) if callable(transform) else piece
+        return given
+
+    return count

@@ -25,6 +25,7 @@ logger = logging.getLogger("mesh.relay")
 
 TOKEN_HEADER = "x-mesh-relay"
 _ATTRIBUTE = "mesh_relay"
+_LENGTH = frozenset((b"content-length",))
 _UNCLAIMED = 10.0
 _LONGEST_HEAD = 256 * 1024
 
@@ -61,20 +62,23 @@ class Relay:
         destination = (data.host, data.port, data.scheme)
         expiry = asyncio.get_running_loop().call_later(_UNCLAIMED, self._withdraw, token)
         self._offers[token] = _Offer(answer, exchange, deadline, destination, expiry, server)
-        flow.__dict__[_ATTRIBUTE] = destination
+        flow.__dict__[_ATTRIBUTE] = destination, answer
         # The fields of `data` are set, not the properties: those would rewrite the Host header.
         data.host, data.port, data.scheme = host, port, b"http"
         flow.request.headers[TOKEN_HEADER] = token
 
     def restore(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         """The answer's head arrived from the relay: the request is shown as it was, the rest is streamed."""
-        destination = flow.__dict__.pop(_ATTRIBUTE, None)
-        if destination is None or flow.response is None:
+        sent_here = flow.__dict__.pop(_ATTRIBUTE, None)
+        if sent_here is None or flow.response is None:
             return
+        destination, answer = sent_here
         data = flow.request.data
         data.host, data.port, data.scheme = destination
         flow.request.headers.pop(TOKEN_HEADER, None)
         flow.response.headers.pop("connection", None)
+        if answer.closes:
+            _to_be_closed(flow.request, flow.response, answer)
 
         def count(piece: bytes) -> bytes:
             exchange.bytes_out += len(piece)
@@ -128,7 +132,8 @@ class Relay:
         # When the client leaves, mitmproxy ends this connection, perhaps long before there is more to write to it.
         drain.add_done_callback(lambda drain: answer.close())
         try:
-            fields = end_to_end(answer.fields)
+            # mitmproxy would not wait for the end of a body whose length it knows.
+            fields = end_to_end(answer.fields, drop=_LENGTH if answer.closes else frozenset())
             chunked = value(fields, b"content-length") is None
             framing = (b"transfer-encoding", b"chunked") if chunked else None
             head = (*fields, (b"connection", b"close"), *((framing,) if framing else ()))
@@ -145,6 +150,15 @@ class Relay:
             await writer.drain()
         finally:
             drain.cancel()
+
+
+def _to_be_closed(request: http.Request, response: http.Response, answer: Answer) -> None:
+    """Let the client have the length that was kept from mitmproxy, and the end of its connection behind the body."""
+    if (length := value(answer.fields, b"content-length")) is not None:
+        response.headers.pop("transfer-encoding", None)
+        response.headers["content-length"] = length.decode("latin-1")
+    if request.http_version.startswith("HTTP/1"):
+        response.headers["connection"] = "close"
 
 
 async def _discard(reader: asyncio.StreamReader) -> None:

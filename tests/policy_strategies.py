@@ -159,20 +159,41 @@ redirects = st.fixed_dictionaries(
     },
 )
 answers = some(status=statuses, headers=headers, body=texts)
+rates = st.builds(lambda size: f"{size}KiB/s", st.integers(1, 999))
 aborts = st.one_of(
     statuses,
     st.sampled_from(["reset", "hang"]),
     st.builds(lambda a, s: {**a, "status": s}, answers, statuses),
+    st.builds(
+        lambda a, s: {**{k: a[k] for k in a if k != "status"}, "grpc": s},
+        answers,
+        st.sampled_from(["OK", "UNAVAILABLE"]),
+    ),
 )
+delays = st.one_of(
+    times,
+    st.builds(lambda a, b: {"uniform": [f"{a}ms", f"{a + b}ms"]}, st.integers(0, 999), st.integers(0, 999)),
+    st.builds(lambda a, b: {"normal": {"mean": a, "stddev": b}}, times, times),
+)
+effects = {
+    "delay": delays,
+    "abort": aborts,
+    "bandwidth": rates,
+    "truncate": st.one_of(st.integers(0, 10**6), st.just("64KiB")),
+    "corrupt": st.one_of(st.integers(1, 100), st.floats(0.001, 100)),
+    "slow_close": some_times,
+}
 faults = st.builds(
     lambda acts, rest: {**rest, **acts},
-    st.one_of(one(delay=times, abort=aborts), st.fixed_dictionaries({"delay": times, "abort": aborts})),
+    st.one_of(one(**effects), st.fixed_dictionaries(effects), st.just({"allow_header": True})),
     some(
         percent=percents,
         match=listed(matches),
         first=st.integers(1, 99),
         every=st.integers(1, 99),
         seed=st.integers(0, 2**63 - 1),
+        max_active=st.integers(1, 99),
+        scope=st.sampled_from(["attempt", "request"]),
     ),
 )
 operations = some(set=headers, add=headers, remove=st.lists(header_names, max_size=2))

@@ -110,3 +110,60 @@ def test_what_the_mesh_has_not_routed_has_no_faults():
     attempt = attempted(exchange)
     Faults().mesh_attempt(flow, attempt)
     assert (attempt.delay, attempt.abort) == (None, None)
+
+
+def test_the_bytes_of_a_body_are_left_to_the_answer():
+    attempt, exchange = Mesh(web("{truncate: 3, corrupt: 1, bandwidth: 1KiB/s, slow_close: 1s}")).attempt()
+    assert (attempt.delay, attempt.abort, exchange.flags) == (None, None, [])
+    assert attempt.acting is not None
+
+
+@pytest.mark.parametrize(
+    ("header", "delay", "abort"),
+    [(None, None, None), ("delay=1s", 1, None), ("abort=418", None, 418), ("nonsense", None, 400)],
+)
+def test_a_header_is_heard_where_the_policy_lets_it(header, delay, abort):
+    headers = {} if header is None else {"x_mesh_fault": header}
+    for policy, heard in (("{allow_header: true}", True), ("{abort: 500, percent: 0}", False)):
+        attempt, _ = Mesh(web(policy)).attempt(**headers)
+        status = attempt.abort.status if isinstance(attempt.abort, FixedAnswer) else attempt.abort
+        assert (attempt.delay, status) == ((delay, abort) if heard else (None, None))
+
+
+def test_a_seed_draws_the_same_delays_again():
+    policy = web("{delay: {uniform: [1s, 2s]}, percent: 50, seed: 3}")
+    delays = [[mesh.attempt()[0].delay for _ in range(50)] for mesh in (Mesh(policy, 1), Mesh(policy, 2))]
+    assert delays[0] == delays[1]
+    assert len(set(delays[0])) > 10
+
+
+def test_an_exchange_that_began_under_an_older_policy_meets_no_fault_that_is_gone():
+    mesh = Mesh(web("{abort: 503}"))
+    flow = make_flow()
+    exchange = pinned(flow, mesh.snapshot)
+    Routing().request(flow)
+    mesh.apply(web("{abort: 503}", "timeout: 3s"))
+    still = attempted(exchange)
+    mesh.faults.mesh_attempt(flow, still)
+    assert isinstance(still.abort, FixedAnswer)
+    mesh.apply(web("{abort: 504}"))
+    late = attempted(exchange)
+    mesh.faults.mesh_attempt(flow, late)
+    assert late.abort is None
+    assert len(mesh.faults._states) == 0
+
+
+def test_hits_end_with_their_attempt():
+    mesh = Mesh(web("{abort: hang, max_active: 1}"))
+    flow = make_flow()
+    exchange = pinned(flow, mesh.snapshot)
+    Routing().request(flow)
+    first, second, third = (attempted(exchange) for _ in range(3))
+    mesh.faults.mesh_attempt(flow, first)
+    mesh.faults.mesh_attempt(flow, second)
+    assert (first.abort, second.abort) == ("hang", None)
+    mesh.faults.mesh_attempt_end(flow, first)
+    mesh.faults.mesh_attempt(flow, third)
+    assert third.abort == "hang"
+    mesh.faults.mesh_attempt_end(flow, third)
+    assert mesh.faults._acting == set()

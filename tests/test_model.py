@@ -110,7 +110,11 @@ def problems(data: Any, part: type[BaseModel] = Policy) -> list[str]:
             ["faults: write a list, each item a mapping such as {percent: 10, abort: 503}"],
         ),
         (Route, {"respond": {"body": 5}}, ["respond.body: write text in quotes"]),
-        (model.Fault, {"percent": 3}, [": does nothing: give it a delay or an abort"]),
+        (
+            model.Fault,
+            {"percent": 3},
+            [": does nothing: give it one of delay, abort, bandwidth, truncate, corrupt, slow_close"],
+        ),
         (model.AccessLog, {"only": "error"}, ["only: write errors"]),
     ],
 )
@@ -121,7 +125,7 @@ def test_errors_say_what_to_write(part: type[BaseModel], data: Any, expected: li
 def test_a_rule_and_a_field_of_one_part_are_both_told() -> None:
     assert problems({"percent": 101}, model.Fault) == [
         "percent: write a percentage as a number from 0 to 100",
-        ": does nothing: give it a delay or an abort",
+        ": does nothing: give it one of delay, abort, bandwidth, truncate, corrupt, slow_close",
     ]
     found = problems({"service": "*", "hosts": ["a"], "timeout": "long"})
     assert len(found) == 2

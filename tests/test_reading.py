@@ -81,14 +81,52 @@ BAD_FIELDS = [
     ("faults: [{abort: 99}]", "faults[0].abort: write a status from 200 to 599, got 99"),
     (
         "faults: [{abort: crash}]",
-        'faults[0].abort: write a status, a mapping such as {status: 503, body: sorry}, reset or hang, got "crash"',
+        'faults[0].abort: write a status, a mapping such as {status: 503, body: sorry} or {grpc: UNAVAILABLE}, reset or hang, got "crash"',
     ),
-    ("faults: [{abort: {body: x}}]", "faults[0].abort.status: missing: write a status from 200 to 599"),
+    (
+        "faults: [{abort: {body: x}}]",
+        'faults[0].abort: give exactly one of status, grpc, got {body: "x"}',
+    ),
     (
         "faults: [{abort: {status: 503, headers: {a b: c}}}]",
         'faults[0].abort.headers."a b": write a header name, such as x-user, got "a b"',
     ),
-    ("faults: [{}]", "faults[0]: does nothing: give it a delay or an abort, got {}"),
+    (
+        "faults: [{}]",
+        "faults[0]: does nothing: give it one of delay, abort, bandwidth, truncate, corrupt, slow_close, got {}",
+    ),
+    (
+        "faults: [{delay: 5}]",
+        "faults[0].delay: write a duration such as 2s, {uniform: [1s, 3s]} or {normal: {mean: 2s, stddev: 500ms}}, got 5",
+    ),
+    (
+        "faults: [{delay: {uniform: [3s, 1s]}}]",
+        'faults[0].delay: uniform: write the shorter duration first, got {uniform: ["3s", "1s"]}',
+    ),
+    (
+        "faults: [{delay: {normal: {mean: 1s}}}]",
+        "faults[0].delay.normal.stddev: missing: write a duration, such as 25ms, 1.5s, 2m or 1h",
+    ),
+    (
+        "faults: [{bandwidth: 10KiB}]",
+        'faults[0].bandwidth: write a rate above 0 with its unit, such as 100B/s, 10KiB/s or 1MB/s, got "10KiB"',
+    ),
+    (
+        "faults: [{truncate: -1}]",
+        "faults[0].truncate: write a number of bytes, such as 100 or 64KiB, got -1",
+    ),
+    (
+        "faults: [{corrupt: 0}]",
+        "faults[0].corrupt: write a percentage above 0; leave it out for none, got 0",
+    ),
+    (
+        "faults: [{allow_header: true, delay: 1s}]",
+        "faults[0].allow_header: the header says what this fault does: take delay out, or write it as a fault of its own",
+    ),
+    (
+        "faults: [{delay: 1s, scope: all}]",
+        'faults[0].scope: write attempt or request, got "all"',
+    ),
     ("endpoints: [a]", 'endpoints[0]: write an address as host:port, such as 10.0.0.1:8080, got "a"'),
     (
         "endpoints: [{address: a:1, weight: -1}]",

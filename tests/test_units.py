@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from control.policy.addresses import address, host_claim, split_host_port
 from control.policy.patterns import check_regex, compile_regex
-from control.policy.units import format_duration, format_size, parse_duration, parse_percent, parse_size
+from control.policy.units import (
+    format_duration,
+    format_rate,
+    format_size,
+    parse_bytes,
+    parse_duration,
+    parse_percent,
+    parse_rate,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +133,29 @@ def test_sizes_read_back(size: int) -> None:
     assert "." not in text
 
 
+@pytest.mark.parametrize(("text", "rate"), [("1B/s", 1), ("10KiB/s", 10240), ("1.5MB/s", 1_500_000)])
+def test_rates(text: str, rate: int) -> None:
+    assert parse_rate(text) == rate
+    assert parse_rate(format_rate(rate)) == rate
+
+
+@pytest.mark.parametrize("text", ["0B/s", "10KiB", "10KiB/m", "KiB/s", 10, 0, True, None, "/s", "1B/s "])
+def test_what_is_no_rate(text: object) -> None:
+    with pytest.raises(ValueError, match="rate above 0"):
+        parse_rate(text)
+
+
+@pytest.mark.parametrize(("value", "size"), [(0, 0), (100, 100), ("64KiB", 65536), ("1B", 1)])
+def test_numbers_of_bytes(value: object, size: int) -> None:
+    assert parse_bytes(value) == size
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, True, None, 10**13, "100", []])
+def test_what_is_no_number_of_bytes(value: object) -> None:
+    with pytest.raises(ValueError, match=r"size|number of bytes"):
+        parse_bytes(value)
+
+
 @pytest.mark.parametrize(("value", "percent"), [(0, 0.0), (100, 100.0), (12.5, 12.5), (1e-9, 1e-9)])
 def test_percentages(value: object, percent: float) -> None:
     assert parse_percent(value) == percent
@@ -138,7 +170,9 @@ def test_what_is_no_percentage(value: object) -> None:
 
 
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.booleans(), st.none(), st.lists(st.none())))
-@pytest.mark.parametrize("parse", [parse_duration, parse_size, parse_percent, host_claim, address])
+@pytest.mark.parametrize(
+    "parse", [parse_duration, parse_size, parse_rate, parse_bytes, parse_percent, host_claim, address]
+)
 def test_a_value_is_taken_or_refused_with_a_sentence(
     parse: Callable[[object], object], value: object
 ) -> None:

@@ -32,6 +32,11 @@ class Answer:
     epoch. connection: the upstream connection, with its `peer` and `local` addresses.
     """
 
+    as_it_comes = False
+    """Its body is to be passed on bit by bit, even where somebody would like to have it whole."""
+    closes = False
+    """The client's connection ends with it."""
+
     __slots__ = (
         "_stream",
         "body",

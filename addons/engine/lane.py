@@ -123,7 +123,7 @@ class Lane:
             raise RuntimeError("no addon answered the request")
         answer = carrier.answer if flow.response is carrier.head else None
         if answer is not None:
-            flow.response.stream = answer.upgraded or not self._is_wanted_whole(answer)
+            flow.response.stream = answer.upgraded or answer.as_it_comes or not self._is_wanted_whole(answer)
         if (rest := self._event("responseheaders", flow, carrier)) is not None:
             await rest
         _check(flow)

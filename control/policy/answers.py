@@ -5,7 +5,7 @@ from random import Random
 
 from control.policy.facts import Fields
 from control.policy.headers import encode_fields
-from control.policy.model import Abort, AccessLog, Respond
+from control.policy.model import AccessLog, Respond
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class FixedAnswer:
     body: bytes
 
 
-def compile_answer(answer: Abort | Respond) -> FixedAnswer:
+def compile_answer(answer: Respond) -> FixedAnswer:
     return FixedAnswer(answer.status, encode_fields(answer.headers), answer.body.encode())
 
 

@@ -30,6 +30,7 @@ BUILT_IN: Level = {
     "idle_timeout": 300.0,
     "retry": None,
     "faults": (),
+    "request_faults": (),
     "request_headers": None,
     "response_headers": None,
     "rewrite": None,
@@ -54,6 +55,7 @@ def compile_level(settings: Settings, owner: str, conditions: Condition | None =
         level["retry"] = compile_retry(settings.retry)
     if settings.faults is not None:
         level["faults"] = compile_faults(settings.faults, owner)
+        level["request_faults"] = compile_faults(settings.faults, owner, "request")
     if settings.request_headers is not None:
         level["request_headers"] = compile_headers(settings.request_headers)
     if settings.response_headers is not None:

@@ -11,10 +11,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from control.policy.actions import Abort, AccessLog, Fault, HeaderOperations, Respond, access_log_short
+from control.policy.actions import AccessLog, HeaderOperations, Respond, access_log_short
 from control.policy.addresses import split_host_port
 from control.policy.conditions import BodyMatch, Match, Matcher, Matches, PathMatch, StringMatch
 from control.policy.destinations import DEFAULT_VERSION, Destination, Endpoint, Endpoints, endpoints_short
+from control.policy.fault_parts import Abort, Delay, Fault, Normal
 from control.policy.load_balancers import HashBalancer, HashKey, LoadBalancer
 from control.policy.parts import Broken, Part, Written
 from control.policy.permissions import Authorization, AuthorizationRule
@@ -41,6 +42,7 @@ __all__ = [
     "Backoff",
     "BodyMatch",
     "Budget",
+    "Delay",
     "Destination",
     "Endpoint",
     "Fault",
@@ -49,6 +51,7 @@ __all__ = [
     "HeaderOperations",
     "Match",
     "Matcher",
+    "Normal",
     "PathMatch",
     "Policy",
     "Redirect",

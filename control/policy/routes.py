@@ -17,7 +17,7 @@ from control.policy.rewriting import CompiledRedirect, CompiledRewrite
 from control.policy.route_index import RouteIndex, index_routes
 
 # The settings of features with a `mesh_routed` hook.
-_GATES = ("rewrite", "redirect", "respond")
+_GATES = ("rewrite", "redirect", "respond", "request_faults")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class CompiledRoute:
     idle_timeout: float | None
     retry: CompiledRetry | None
     faults: tuple[CompiledFault, ...]
+    request_faults: tuple[CompiledFault, ...]
     request_headers: HeaderEdit | None
     response_headers: HeaderEdit | None
     rewrite: CompiledRewrite | None
@@ -67,7 +68,7 @@ class CompiledRoute:
     _bounds: tuple[tuple[float, Share], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gated", any(getattr(self, name) is not None for name in _GATES))
+        object.__setattr__(self, "gated", any(getattr(self, name) for name in _GATES))
         bounds = []
         total = 0.0
         for share in self.shares:

@@ -64,6 +64,29 @@ def format_size(size: int) -> str:
     return f"{size // _BYTES[unit]}{unit}"
 
 
+def parse_rate(value: object) -> int:
+    """Bytes per second of `10KiB/s`, `1MB/s`."""
+    if isinstance(value, str) and value.endswith("/s") and (size := _SIZE.fullmatch(value[:-2])):
+        rate = parse_size(size[0])
+        if rate > 0:
+            return rate
+    raise ValueError("write a rate above 0 with its unit, such as 100B/s, 10KiB/s or 1MB/s")
+
+
+def format_rate(rate: int) -> str:
+    """Of 10240 -> `10KiB/s`."""
+    return f"{format_size(rate)}/s"
+
+
+def parse_bytes(value: object) -> int:
+    """A number of bytes: 100, or a size such as `64KiB`."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_SIZE:
+        return value
+    if isinstance(value, str):
+        return parse_size(value)
+    raise ValueError("write a number of bytes, such as 100 or 64KiB")
+
+
 def parse_percent(value: object) -> float:
     """A share in per cent: a number from 0 to 100, fractions allowed."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 100:
