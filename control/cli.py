@@ -15,6 +15,7 @@ import typer
 from control.commands import (
     apply,
     ca,
+    canary,
     cert,
     delete,
     demo,
@@ -52,6 +53,7 @@ app.command()(get.get)
 app.command()(delete.delete)
 app.command()(history.history)
 app.command()(rollback.rollback)
+app.command()(canary.canary)
 app.command()(status.status)
 app.command()(top.top)
 app.command()(watch.watch)

@@ -13,7 +13,7 @@ from typing import Any
 
 from control import store_records as records
 from control import store_scripts as scripts
-from control.store_records import Change, Entry, Hint, NodeReport, Stored, StoreError, Update
+from control.store_records import Change, Entry, Held, Hint, NodeReport, Stored, StoreError, Update
 
 HISTORY_LENGTH = 1000  # entries kept, about: Redis drops them in blocks
 
@@ -24,8 +24,8 @@ class Operations(ABC):
     def __init__(self, url_shown: str, mesh: str) -> None:
         self.url_shown = url_shown
         self.mesh = mesh
-        self._revision, self._policy, self._history, self._changes, self._node = (
-            f"{{{mesh}}}:{key}" for key in ("revision", "policy", "history", "changes", "node:")
+        self._revision, self._policy, self._history, self._changes, self._node, self._canary = (
+            f"{{{mesh}}}:{key}" for key in ("revision", "policy", "history", "changes", "node:", "canary:")
         )
         self._random = Random()
 
@@ -180,6 +180,28 @@ class Operations(ABC):
             for node_id, values in zip(node_ids, found, strict=True)
             if values and values[0] is not None and values[0].isdigit()
         }
+
+    # Canaries
+
+    async def canary(
+        self,
+        service: str,
+        runner: str = "",
+        how: str = "keep",
+        hold: float = 0.0,
+        life: float = 1.0,
+        state: str = "",
+    ) -> Held:
+        """Look at a service's canary, and hold it for `hold` seconds where a `runner` asks for that and may.
+
+        how: `take` what nobody holds any more, `keep` what the runner holds, `force`. Only who holds it writes a
+        `state`; it lives for `life` seconds. What a runner may not do changes nothing and says so by `mine`.
+        """
+        args = [runner, how, round(hold * 1000), round(life * 1000), state]
+        now, mine, before, until, text = await self._run(scripts.CANARY, [self._canary + service], args)
+        return Held(
+            int(now) / 1000, bool(mine), records.as_text(before), int(until) / 1000, records.as_text(text)
+        )
 
     def _number(self, revision: bytes | None, documents: Mapping[str, str]) -> int:
         if revision is None and not documents:

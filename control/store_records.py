@@ -86,6 +86,26 @@ class NodeReport:
 _REPORT = frozenset(("service", "revision", "error", "version", "started", "addresses", "ttl"))
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is stored of a canary. Times in Unix seconds by Redis' clock.
+
+    mine: who asked holds it now. `runner` held it before, or holds it until `until`. `state` is text of
+    control/canary/plan.py, "" if there is none.
+    """
+
+    now: float
+    mine: bool
+    runner: str
+    until: float
+    state: str
+
+    @property
+    def is_held(self) -> bool:
+        """Somebody holds it, or did until just now."""
+        return self.runner != "" and self.until > self.now
+
+
 def as_text(data: bytes) -> str:
     """Text of Redis; bytes that are not UTF-8, written by hand, become U+FFFD for the reader to refuse."""
     return data.decode("utf-8", "replace")

@@ -47,6 +47,8 @@ async def act_as_operator(store: Store) -> None:
         change.revision,
     ]
     assert (await store.read()).revision == await store.revision() == change.revision + 1
+    held = await store.canary("a", "me", "force", 0, 0.001, "state")
+    assert (held.mine, held.state) == (True, "state")
 
 
 async def act_as_proxy(store: Store, revision: int) -> None:
