@@ -8,6 +8,7 @@
 | UC | 503 | the connection ended before an answer |
 | UH | 503 | no endpoint to send to |
 | UT | 504 | time ran out |
+| RL | 429 | over a rate limit |
 | UPE | 502 | the endpoint's answer was not HTTP |
 | FI, DI | | a fault made this answer, or delayed it |
 | URX | | all tries used; the last answer as it came |

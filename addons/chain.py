@@ -12,6 +12,7 @@ from addons.metrics import Metrics
 from addons.metrics_pages import MetricsPages
 from addons.passthrough import Passthrough
 from addons.policy_feed import PolicyFeed
+from addons.rate_limit import RateLimit
 from addons.retry import Retry
 from addons.rewrite import Rewrite
 from addons.routing import Routing
@@ -24,6 +25,8 @@ def chain() -> list[object]:
     authorization = Authorization()
     routing = Routing(authorization=authorization)
     forwarder = Forwarder(balancing)
+    rate_limit = RateLimit(feed)
+    metrics.more.append(rate_limit.counts)
     feed.reports["traffic"] = metrics.summary
     return [
         MetricsPages(
@@ -33,6 +36,7 @@ def chain() -> list[object]:
         certificates,  # after the options of the feed, before all that opens connections: who this proxy is
         authorization,  # asked by the routing, as soon as it knows which rules stand
         routing,  # decides the service and route; nothing below works without
+        rate_limit,  # before all that answers or sends, so that nothing escapes it
         DirectAnswers(),  # where no service is called, nothing else need be done
         Rewrite(),  # last of those that act once the route is known: the rest goes by what the caller wrote
         Passthrough(routing, forwarder),  # takes what cannot be buffered, before its body is read

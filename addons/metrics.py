@@ -19,6 +19,7 @@ from addons.acting import kind_of
 from addons.exchange import Attempt, Exchange, exchange_of
 from addons.metrics_series import Cell, Count, Latency, Requests, Table
 from addons.metrics_summary import traffic_since
+from addons.metrics_text import Counts
 from control.histogram import EDGES
 from control.policy.snapshot import Snapshot
 from control.traffic import write_traffic
@@ -48,6 +49,8 @@ class Metrics:
             "mitmesh_upstream_duration_milliseconds", labels.UPSTREAM, MOST_HISTOGRAMS, Latency
         )
         self.tables = (self.requests, self.attempts, self.faults, self.latency, self.upstream)
+        self.more: list[Callable[[], list[Counts]]] = []
+        """What other features count, asked at every scrape."""
         self.errors = 0
         self.clock = clock
         self.policy_since: float | None = None

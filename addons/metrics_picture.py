@@ -35,6 +35,8 @@ class Photographer:
         for histogram in (metrics.latency, metrics.upstream):
             lengths = [(series.labels, series.buckets.copy(), series.total) for series in histogram.all()]
             picture.histograms.append(Histogram(histogram.metric, histogram.names, lengths))
+        for counts in metrics.more:
+            picture.counts += counts()
         self._policy(picture)
         self._pools(picture)
         self._own(picture)

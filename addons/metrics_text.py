@@ -24,6 +24,7 @@ HELP = {
     "mitmesh_request_duration_milliseconds": "From a request's head to the end of its answer",
     "mitmesh_upstream_duration_milliseconds": "From the start of an attempt to the head of its answer, injected delays left out",
     "mitmesh_metrics_errors": "Exchanges that were not counted, and summaries not made, for a bug",
+    "mitmesh_rate_limit_unanswered": "Requests under a rate limit of the mesh for which Redis could not be asked",
     "mitmesh_request_bytes": "Bytes of request bodies",
     "mitmesh_response_bytes": "Bytes of answers' bodies",
 }

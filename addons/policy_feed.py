@@ -102,6 +102,11 @@ class PolicyFeed:
             self._stop(goodbye=True)
             self.running()
 
+    @property
+    def store(self) -> Store | None:
+        """The Redis that the policy comes from; None before the proxy runs."""
+        return self._store
+
     def running(self) -> None:
         if self._task is not None:
             return

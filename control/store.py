@@ -27,10 +27,21 @@ from redis.exceptions import (
 from control import store_records as records
 from control import store_scripts as scripts
 from control.store_operations import Operations
-from control.store_records import Change, Entry, Held, Hint, NodeReport, Stored, StoreError, Update
+from control.store_records import Change, Entry, Held, Hint, NodeReport, Stored, StoreError, Update, Wanted
 from control.store_server import describe, hide_password, parse_target
 
-__all__ = ["Change", "Entry", "Held", "Hint", "NodeReport", "Store", "StoreError", "Stored", "Update"]
+__all__ = [
+    "Change",
+    "Entry",
+    "Held",
+    "Hint",
+    "NodeReport",
+    "Store",
+    "StoreError",
+    "Stored",
+    "Update",
+    "Wanted",
+]
 
 PING_AFTER = 1.0  # seconds of silence on a subscription until a PING, and again until it counts as lost
 

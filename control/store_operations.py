@@ -13,7 +13,7 @@ from typing import Any
 
 from control import store_records as records
 from control import store_scripts as scripts
-from control.store_records import Change, Entry, Held, Hint, NodeReport, Stored, StoreError, Update
+from control.store_records import Change, Entry, Held, Hint, NodeReport, Stored, StoreError, Update, Wanted
 
 HISTORY_LENGTH = 1000  # entries kept, about: Redis drops them in blocks
 
@@ -27,6 +27,7 @@ class Operations(ABC):
         self._revision, self._policy, self._history, self._changes, self._node, self._canary = (
             f"{{{mesh}}}:{key}" for key in ("revision", "policy", "history", "changes", "node:", "canary:")
         )
+        self._bucket = f"{{{mesh}}}:ratelimit:"
         self._random = Random()
 
     @abstractmethod
@@ -202,6 +203,19 @@ class Operations(ABC):
         return Held(
             int(now) / 1000, bool(mine), records.as_text(before), int(until) / 1000, records.as_text(text)
         )
+
+    # Rate limits
+
+    async def take(self, wanted: Sequence[Wanted], now: int | None = None) -> list[tuple[int, int]]:
+        """For each bucket how many of the requests pass, and after how many microseconds one more would.
+
+        One round trip; all proxies count in the same buckets, by Redis' clock (or `now`, in microseconds). A bucket that
+        is empty again is forgotten.
+        """
+        numbers = [n for each in wanted for n in (each.cost, each.rate, each.capacity, each.count)]
+        keys = [self._bucket + each.bucket for each in wanted]
+        taken = await self._run(scripts.TAKE, keys, ["" if now is None else now, *numbers])
+        return [(int(granted), int(wait)) for granted, wait in taken]
 
     def _number(self, revision: bytes | None, documents: Mapping[str, str]) -> int:
         if revision is None and not documents:

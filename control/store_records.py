@@ -106,6 +106,17 @@ class Held:
         return self.runner != "" and self.until > self.now
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Room that `count` requests want in a bucket of a rate limit; the numbers are those of control/policy/rate_limiting.py."""
+
+    bucket: str
+    cost: int
+    rate: int
+    capacity: int
+    count: int
+
+
 def as_text(data: bytes) -> str:
     """Text of Redis; bytes that are not UTF-8, written by hand, become U+FFFD for the reader to refuse."""
     return data.decode("utf-8", "replace")

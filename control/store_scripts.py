@@ -94,6 +94,36 @@ redis.call('HSET', KEYS[1], unpack(ARGV, 2))
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 """)
 
+TAKE = Script("""
+-- keys: buckets of rate limits. args: the time in microseconds ('': this server's), then for each bucket cost, rate,
+-- capacity and how many requests want to pass. Returns {{how many pass, microseconds until one more would}, ...}.
+-- The same arithmetic as in control/policy/rate_limiting.py: whole numbers, exact up to 2^53.
+local now = tonumber(ARGV[1])
+if not now then
+  local time = redis.call('TIME')
+  now = time[1] * 1000000 + time[2]
+end
+local taken = {}
+for i, key in ipairs(KEYS) do
+  local first = 4 * i - 2
+  local cost, rate = tonumber(ARGV[first]), tonumber(ARGV[first + 1])
+  local capacity, count = tonumber(ARGV[first + 2]), tonumber(ARGV[first + 3])
+  local saved = redis.call('HMGET', key, 'level', 'at')
+  local level, at = tonumber(saved[1]) or 0, tonumber(saved[2]) or now
+  level = math.max(0, level - math.max(0, now - at) * rate)
+  local granted = math.min(count, math.max(0, math.floor((capacity - level) / cost)))
+  level = level + granted * cost
+  if granted > 0 then
+    redis.call('HSET', key, 'level', string.format('%.0f', level), 'at', string.format('%.0f', now))
+    redis.call('PEXPIRE', key, string.format('%.0f', math.ceil(level / rate / 1000) + 1000))
+  end
+  local wait = 0
+  if granted < count then wait = math.ceil((level + cost - capacity) / rate) end
+  taken[i] = {string.format('%.0f', granted), string.format('%.0f', wait)}
+end
+return taken
+""")
+
 FORGET = Script("return redis.call('DEL', unpack(KEYS))")
 
 CANARY = Script("""

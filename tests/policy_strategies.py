@@ -144,6 +144,14 @@ retries = st.one_of(
         max_body=sizes,
     ),
 )
+rate_limits = st.fixed_dictionaries(
+    {"requests": st.integers(1, 10**9), "per": some_times},
+    optional={
+        "burst": st.integers(1, 10**9),
+        "by": st.one_of(st.sampled_from(["source", "client_ip"]), one(header=header_names)),
+        "scope": st.sampled_from(["proxy", "mesh"]),
+    },
+)
 targets = st.sampled_from(["/", "/v2", "/a/b?c=d", "/%20"])
 rewrites = st.one_of(
     st.fixed_dictionaries({"path": targets}, optional={"host": st.sampled_from(["a.example", "b:80"])}),
@@ -216,6 +224,7 @@ settings = {
     "faults": st.lists(faults, max_size=2),
     "request_headers": operations,
     "response_headers": operations,
+    "rate_limit": rate_limits,
     "rewrite": rewrites,
     "respond": answers,
     "authorization": authorizations,

@@ -1,10 +1,12 @@
 """What the proxy does to requests before it sends them, or instead: rewrites, redirects. Real processes, every lane."""
 
 import socket
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.mesh_process import LANES, World, curl, eventually
+from tests.mesh_process import LANES, Client, Mesh, Proxy, World, curl, eventually, get, running
 from tests.upstream import Upstream, saying
 
 
@@ -87,6 +89,72 @@ def test_curl_follows_a_redirect_to_the_end(world, upstream):
     )
     done = curl("-L", "-x", f"127.0.0.1:{world.proxy.port}", f"http://{service}/old/x?y")
     assert (done.stdout, upstream.targets()) == ("one", ["/new/x?y"])
+
+
+def test_a_rate_limit_lets_the_burst_pass_and_tells_the_others_to_wait(world, upstream):
+    service = world.serve(
+        "rate_limit: {requests: 3, per: 1h, by: {header: x-user}}\nretry: {attempts: 3, on: [429]}",
+        upstream.address,
+    )
+    got = [world.get(f"http://{service}/{number}", x_user="ann") for number in range(5)]
+    assert [answer.status for answer in got] == [200, 200, 200, 429, 429]
+    assert world.get(f"http://{service}/bob", x_user="bob").status == 200
+    assert (got[3].flag, got[3].header("retry-after")) == ("RL", "1200")
+    assert upstream.targets() == ["/0", "/1", "/2", "/bob"]
+    line = world.line("/4")
+    assert (line["status"], line["flags"], line["attempts"]) == (429, "RL", [])
+
+
+def test_a_rate_limit_comes_before_the_proxys_own_answers_and_before_a_body_that_streams(world, upstream):
+    service = world.serve("rate_limit: {requests: 1, per: 1h}\nrespond: {body: fine}")
+    assert [world.get(f"http://{service}/").status for _ in range(2)] == [200, 429]
+    world.change(service, "rate_limit: {requests: 1, per: 2h}", upstream.address)
+    assert world.get(f"http://{service}/").status == 200
+    got = world.send("POST", f"http://{service}/", b"a" * 3_000_000)
+    assert (got.status, upstream.targets()) == (429, ["/"])
+
+
+def test_a_rate_limit_of_the_mesh_is_one_for_all_proxies(world, upstream, tmp_path):
+    service = world.serve(
+        "rate_limit: {requests: 20, per: 1h, scope: mesh, without_redis: deny}", upstream.address
+    )
+    other = Proxy(tmp_path / "other", world.valkey.url)
+    with running(other):
+        other.in_force(world.mesh, world.mesh.stored().revision)
+        ports = [world.proxy.port, other.port] * 4
+        with ThreadPoolExecutor(len(ports)) as pool:
+            counts = list(pool.map(lambda port: statuses(port, f"http://{service}/", 10), ports))
+    assert sum(count[200] for count in counts) == 20 == len(upstream.requests)
+    assert sum(count[429] for count in counts) == 60
+
+
+def statuses(port: int, url: str, count: int) -> Counter[int]:
+    with Client(port) as client:
+        return Counter(client.get(url).status for _ in range(count))
+
+
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("fate", ["kill", "freeze"])
+def test_without_redis_the_policy_says_who_passes(upstream, start_valkey, tmp_path, lane, fate):
+    valkey = start_valkey(persist=True)
+    mesh, proxy = Mesh(valkey.url), Proxy(tmp_path / "proxy", valkey.url, **lane)
+    with running(proxy):
+        limit = "rate_limit: {requests: 1000, per: 1s, scope: mesh"
+        endpoints = f'endpoints: ["{upstream.address}"]'
+        revision = mesh.apply(
+            f"service: open\n{limit}}}\n{endpoints}\n---\n"
+            f"service: closed\n{limit}, without_redis: deny}}\n{endpoints}\n"
+        )
+        proxy.in_force(mesh, revision)
+        eventually(lambda: get(proxy.port, "http://closed/").status == 200)
+        getattr(valkey, fate)()
+        assert [get(proxy.port, "http://open/").status for _ in range(3)] == [200] * 3
+        got = [get(proxy.port, "http://closed/") for _ in range(3)]
+        assert [(answer.status, answer.flag) for answer in got] == [(429, "RL")] * 3
+        assert "mitmesh_rate_limit_unanswered_total" in get(proxy.port, "http://mesh.local/metrics").text
+        assert "rate limits of the mesh are not counted" in proxy.console()
+        valkey.thaw() if fate == "freeze" else valkey.start()
+        eventually(lambda: get(proxy.port, "http://closed/").status == 200)
 
 
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304), ("GET", 200)])

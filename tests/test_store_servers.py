@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from control.store import Hint, NodeReport, Store, StoreError, Update
+from control.store import Hint, NodeReport, Store, StoreError, Update, Wanted
 from tests.conftest import REDIS, StartValkey, Valkey
 
 ROOT = Path(__file__).parent.parent
@@ -60,6 +60,7 @@ async def act_as_proxy(store: Store, revision: int) -> None:
     assert await store.read_since(revision - 2, None) == Update(revision, gone, full=False)
     assert await store.read_since(revision + 9, None) == Update(revision, {}, full=True)
     await store.report(NodeReport("n:1", "a", revision), 30)
+    assert await store.take([Wanted(name, 10**6, 1, 10**9, 1) for name in "ab"]) == [(1, 0)] * 2
 
 
 def certify(folder: Path) -> Path:

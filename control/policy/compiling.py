@@ -14,6 +14,7 @@ from control.policy.headers import compile_headers
 from control.policy.matching import Condition, compile_match
 from control.policy.model import DEFAULTS_SERVICE, Destination, Policy, Route, Settings
 from control.policy.mtls import mode
+from control.policy.rate_limiting import compile_rate_limit
 from control.policy.retrying import compile_retry
 from control.policy.rewriting import compile_redirect, compile_rewrite
 from control.policy.routes import CompiledRoute, CompiledService, Share
@@ -33,6 +34,7 @@ BUILT_IN: Level = {
     "request_faults": (),
     "request_headers": None,
     "response_headers": None,
+    "rate_limit": None,
     "rewrite": None,
     "redirect": None,
     "respond": None,
@@ -60,6 +62,8 @@ def compile_level(settings: Settings, owner: str, conditions: Condition | None =
         level["request_headers"] = compile_headers(settings.request_headers)
     if settings.response_headers is not None:
         level["response_headers"] = compile_headers(settings.response_headers)
+    if settings.rate_limit is not None:
+        level["rate_limit"] = compile_rate_limit(settings.rate_limit, owner)
     if settings.rewrite is not None:
         level["rewrite"] = compile_rewrite(settings.rewrite, conditions)
     if settings.redirect is not None:
@@ -137,7 +141,7 @@ def compile_unclaimed(defaults: Level) -> CompiledService:
 
 def _place(route: Route) -> str:
     """What a route is known by when others are put before it: its name, else its match."""
-    if route.name is not None or not route.faults:
+    if route.name is not None or not (route.faults or route.rate_limit):
         return route.name or ""
     return json.dumps([match.document() for match in route.match or ()], sort_keys=True)
 

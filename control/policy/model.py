@@ -19,6 +19,7 @@ from control.policy.fault_parts import Abort, Delay, Fault, Normal
 from control.policy.load_balancers import HashBalancer, HashKey, LoadBalancer
 from control.policy.parts import Broken, Part, Written
 from control.policy.permissions import Authorization, AuthorizationRule
+from control.policy.rates import ByHeader, RateLimit
 from control.policy.redirects import Redirect, Rewrite, no_prefix_here, prefixes_matched
 from control.policy.resending import RETRY_WORDS, Backoff, Budget, Retry, RetryCondition, retry_short
 from control.policy.values import (
@@ -42,6 +43,7 @@ __all__ = [
     "Backoff",
     "BodyMatch",
     "Budget",
+    "ByHeader",
     "Delay",
     "Destination",
     "Endpoint",
@@ -54,6 +56,7 @@ __all__ = [
     "Normal",
     "PathMatch",
     "Policy",
+    "RateLimit",
     "Redirect",
     "Respond",
     "Retry",
@@ -91,6 +94,7 @@ class Settings(Part):
     )
     request_headers: HeaderOperations | None = Field(None, description="changes to the request's headers")
     response_headers: HeaderOperations | None = Field(None, description="changes to the answer's headers")
+    rate_limit: RateLimit | None = Field(None, description="how many requests may pass in a time")
     rewrite: Rewrite | None = Field(None, description="another path or Host for the service to see")
     redirect: Redirect | None = Field(None, description="send the caller elsewhere")
     respond: Respond | None = Field(None, description="answer from the proxy itself")

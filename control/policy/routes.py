@@ -12,12 +12,13 @@ from control.policy.facts import RequestFacts
 from control.policy.faulting import CompiledFault
 from control.policy.headers import HeaderEdit
 from control.policy.matching import Condition
+from control.policy.rate_limiting import CompiledRateLimit
 from control.policy.retrying import CompiledRetry
 from control.policy.rewriting import CompiledRedirect, CompiledRewrite
 from control.policy.route_index import RouteIndex, index_routes
 
 # The settings of features with a `mesh_routed` hook.
-_GATES = ("rewrite", "redirect", "respond", "request_faults")
+_GATES = ("rate_limit", "rewrite", "redirect", "respond", "request_faults")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class CompiledRoute:
     request_faults: tuple[CompiledFault, ...]
     request_headers: HeaderEdit | None
     response_headers: HeaderEdit | None
+    rate_limit: CompiledRateLimit | None
     rewrite: CompiledRewrite | None
     redirect: CompiledRedirect | None
     respond: FixedAnswer | None
