@@ -4,6 +4,7 @@ from addons.access_log import AccessLog
 from addons.authorization import Authorization
 from addons.backstop import Backstop
 from addons.certificates import Certificates
+from addons.cors import Cors
 from addons.direct_answers import DirectAnswers
 from addons.faults import Faults
 from addons.forwarder import Forwarder
@@ -37,6 +38,7 @@ def chain() -> list[object]:
         authorization,  # asked by the routing, as soon as it knows which rules stand
         routing,  # decides the service and route; nothing below works without
         rate_limit,  # before all that answers or sends, so that nothing escapes it
+        Cors(),  # a browser's question gets its answer before a fixed one; the answers of all below get their headers
         DirectAnswers(),  # where no service is called, nothing else need be done
         Rewrite(),  # last of those that act once the route is known: the rest goes by what the caller wrote
         Passthrough(routing, forwarder),  # takes what cannot be buffered, before its body is read

@@ -152,6 +152,17 @@ rate_limits = st.fixed_dictionaries(
         "scope": st.sampled_from(["proxy", "mesh"]),
     },
 )
+origins = st.sampled_from(["*", "https://a.example", {"suffix": ".example"}, {"regex": "https://.*"}])
+cross_origins = st.fixed_dictionaries(
+    {"allow_origins": listed(origins)},
+    optional={
+        "allow_methods": st.lists(st.sampled_from(["GET", "*"]), max_size=2),
+        "allow_headers": st.lists(header_names, max_size=2),
+        "expose_headers": st.lists(header_names, max_size=2),
+        "allow_credentials": st.booleans(),
+        "max_age": times,
+    },
+)
 targets = st.sampled_from(["/", "/v2", "/a/b?c=d", "/%20"])
 rewrites = st.one_of(
     st.fixed_dictionaries({"path": targets}, optional={"host": st.sampled_from(["a.example", "b:80"])}),
@@ -225,6 +236,7 @@ settings = {
     "request_headers": operations,
     "response_headers": operations,
     "rate_limit": rate_limits,
+    "cors": cross_origins,
     "rewrite": rewrites,
     "respond": answers,
     "authorization": authorizations,

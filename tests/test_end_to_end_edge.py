@@ -157,6 +157,62 @@ def test_without_redis_the_policy_says_who_passes(upstream, start_valkey, tmp_pa
         eventually(lambda: get(proxy.port, "http://closed/").status == 200)
 
 
+CORS = """\
+cors:
+  allow_origins: ["https://shop.example", {suffix: ".shop.example"}]
+  allow_methods: [GET, PUT]
+  allow_headers: [x-user]
+  expose_headers: [x-total]
+  allow_credentials: true
+  max_age: 10m
+"""
+
+
+def test_a_preflight_is_answered_by_the_proxy(world, upstream):
+    service = world.serve(CORS, upstream.address)
+    asked = {"access-control-request-method": "PUT", "access-control-request-headers": "x-user"}
+    got = world.send("OPTIONS", f"http://{service}/a", headers={"origin": "https://eu.shop.example", **asked})
+    assert (got.status, got.body) == (200, b"")
+    told = {
+        name: got.header(f"access-control-{name}")
+        for name in ("allow-origin", "allow-methods", "allow-headers", "allow-credentials", "max-age")
+    }
+    assert told == {
+        "allow-origin": "https://eu.shop.example",
+        "allow-methods": "GET, PUT",
+        "allow-headers": "x-user",
+        "allow-credentials": "true",
+        "max-age": "600",
+    }
+    got = world.send("OPTIONS", f"http://{service}/a", headers={"origin": "https://evil.example", **asked})
+    assert got.status == 200
+    assert [name for name, _ in got.fields if name.lower().startswith("access-control-")] == []
+    assert upstream.requests == []
+    assert world.send("OPTIONS", f"http://{service}/plain").body == b"one"
+    assert upstream.targets() == ["/plain"]
+
+
+def test_answers_say_who_may_read_them_whatever_the_service_says(world):
+    theirs = saying(200, "x", access_control_allow_origin="*", access_control_max_age="1", vary="accept")
+    with Upstream(theirs) as upstream:
+        service = world.serve(f"{CORS}rate_limit: {{requests: 3, per: 1h}}", upstream.address)
+        for origin, allowed in (("https://shop.example", True), ("https://evil.example", False), ("", False)):
+            got = world.send("GET", f"http://{service}/", headers={"origin": origin} if origin else {})
+            told = {name.lower(): text for name, text in got.fields if "access-control" in name.lower()}
+            assert told == (
+                {
+                    "access-control-allow-origin": origin,
+                    "access-control-allow-credentials": "true",
+                    "access-control-expose-headers": "x-total",
+                }
+                if allowed
+                else {}
+            )
+            assert got.header("vary") == "accept, origin"
+        got = world.send("GET", f"http://{service}/", headers={"origin": "https://shop.example"})
+        assert (got.status, got.header("access-control-allow-origin")) == (429, "https://shop.example")
+
+
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304), ("GET", 200)])
 def test_a_fixed_answer_has_a_body_only_where_http_has_one(world, method, status):
     service = world.serve(f"respond: {{status: {status}, body: some text}}")

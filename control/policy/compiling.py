@@ -8,6 +8,7 @@ from typing import Any
 from control.policy.answers import compile_access_log, compile_answer
 from control.policy.authorizing import compile_authorization
 from control.policy.balancers import Balancing, compile_balancing
+from control.policy.cors import compile_cors
 from control.policy.endpoints import EndpointTable
 from control.policy.faulting import compile_faults
 from control.policy.headers import compile_headers
@@ -35,6 +36,7 @@ BUILT_IN: Level = {
     "request_headers": None,
     "response_headers": None,
     "rate_limit": None,
+    "cors": None,
     "rewrite": None,
     "redirect": None,
     "respond": None,
@@ -64,6 +66,8 @@ def compile_level(settings: Settings, owner: str, conditions: Condition | None =
         level["response_headers"] = compile_headers(settings.response_headers)
     if settings.rate_limit is not None:
         level["rate_limit"] = compile_rate_limit(settings.rate_limit, owner)
+    if settings.cors is not None:
+        level["cors"] = compile_cors(settings.cors)
     if settings.rewrite is not None:
         level["rewrite"] = compile_rewrite(settings.rewrite, conditions)
     if settings.redirect is not None:

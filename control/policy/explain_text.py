@@ -34,6 +34,8 @@ def settings_data(
         data["response_headers"] = route.response_headers.source.document()
     if route.rate_limit is not None:
         data["rate_limit"] = route.rate_limit.source.document()
+    if route.cors is not None:
+        data["cors"] = route.cors.source.document()
     if route.rewrite is not None:
         data["rewrite"] = route.rewrite.source.document()
         if route.rewrite.path is not None:
@@ -114,7 +116,7 @@ def _rows(facts: RequestFacts, data: dict[str, Any]) -> Iterator[tuple[str, str]
     for name, fault in _first_named("faults", data["faults"] or [None]):
         yield name, f"{'none' if fault is None else _flow(fault)}{said('faults') if name else ''}"
     yield "mtls", f"{data['mtls']}{said('mtls')}"
-    for field in ("rate_limit", "request_headers", "response_headers", "access_log"):
+    for field in ("rate_limit", "cors", "request_headers", "response_headers", "access_log"):
         if field in data:
             yield field, f"{_flow(data[field])}{said(field)}"
 

@@ -17,6 +17,7 @@ from control.policy.conditions import BodyMatch, Match, Matcher, Matches, PathMa
 from control.policy.destinations import DEFAULT_VERSION, Destination, Endpoint, Endpoints, endpoints_short
 from control.policy.fault_parts import Abort, Delay, Fault, Normal
 from control.policy.load_balancers import HashBalancer, HashKey, LoadBalancer
+from control.policy.origins import Cors
 from control.policy.parts import Broken, Part, Written
 from control.policy.permissions import Authorization, AuthorizationRule
 from control.policy.rates import ByHeader, RateLimit
@@ -44,6 +45,7 @@ __all__ = [
     "BodyMatch",
     "Budget",
     "ByHeader",
+    "Cors",
     "Delay",
     "Destination",
     "Endpoint",
@@ -95,6 +97,7 @@ class Settings(Part):
     request_headers: HeaderOperations | None = Field(None, description="changes to the request's headers")
     response_headers: HeaderOperations | None = Field(None, description="changes to the answer's headers")
     rate_limit: RateLimit | None = Field(None, description="how many requests may pass in a time")
+    cors: Cors | None = Field(None, description="which websites may call from a browser")
     rewrite: Rewrite | None = Field(None, description="another path or Host for the service to see")
     redirect: Redirect | None = Field(None, description="send the caller elsewhere")
     respond: Respond | None = Field(None, description="answer from the proxy itself")

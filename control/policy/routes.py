@@ -7,6 +7,7 @@ from typing import Literal
 from control.policy.answers import CompiledAccessLog, FixedAnswer
 from control.policy.authorizing import CompiledAuthorization
 from control.policy.balancers import Balancing
+from control.policy.cors import CompiledCors
 from control.policy.endpoints import Endpoint
 from control.policy.facts import RequestFacts
 from control.policy.faulting import CompiledFault
@@ -18,7 +19,7 @@ from control.policy.rewriting import CompiledRedirect, CompiledRewrite
 from control.policy.route_index import RouteIndex, index_routes
 
 # The settings of features with a `mesh_routed` hook.
-_GATES = ("rate_limit", "rewrite", "redirect", "respond", "request_faults")
+_GATES = ("rate_limit", "cors", "rewrite", "redirect", "respond", "request_faults")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class CompiledRoute:
     request_headers: HeaderEdit | None
     response_headers: HeaderEdit | None
     rate_limit: CompiledRateLimit | None
+    cors: CompiledCors | None
     rewrite: CompiledRewrite | None
     redirect: CompiledRedirect | None
     respond: FixedAnswer | None
