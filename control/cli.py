@@ -17,6 +17,7 @@ from control.commands import (
     ca,
     canary,
     cert,
+    convert,
     delete,
     demo,
     diff,
@@ -48,6 +49,7 @@ app = typer.Typer(
 # In the order of their use, as the help shows them.
 app.command()(apply.apply)
 app.command()(validate.validate)
+app.command()(convert.convert)
 app.command()(diff.diff)
 app.command()(get.get)
 app.command()(delete.delete)

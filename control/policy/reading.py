@@ -17,7 +17,7 @@ from control.policy.yaml_nodes import Mapping, Tree
 from control.policy.yaml_text import trees
 from control.policy.yaml_writing import dump
 
-__all__ = ["Document", "normalize", "parse_stored", "read_bytes", "read_source", "to_yaml"]
+__all__ = ["Document", "Foreign", "normalize", "parse_stored", "read_bytes", "read_source", "to_yaml"]
 
 MOST_PROBLEMS = 100
 
@@ -33,10 +33,20 @@ class Document:
     """What the policy was made of, with its lines, to name places in it; None if that is not at hand."""
 
 
+Foreign = list[tuple[Tree, str]]
+"""Documents of another kind than ours, each with the file that it stands in."""
+
+
+def is_foreign(root: Any) -> bool:
+    """Whether a document is one of Kubernetes' kind, and none of ours."""
+    return isinstance(root, Mapping) and "apiVersion" in root and "kind" in root and "service" not in root
+
+
 class _Reading:
     """What has been read so far of one or more files: sound documents, problems, and every mapping for what is wrong between them."""
 
-    def __init__(self) -> None:
+    def __init__(self, aside: Foreign | None = None) -> None:
+        self.aside = aside
         self.documents: list[Document] = []
         self.problems: list[Problem] = []
         self.mappings: list[tuple[Tree, str]] = []
@@ -49,7 +59,10 @@ class _Reading:
             if tree.root is None and not tree.problems:
                 continue  # nothing between two --- is no document
             said = True
-            self._tree(tree, file, number)
+            if self.aside is not None and not tree.broken and is_foreign(tree.root):
+                self.aside.append((tree, file))
+            else:
+                self._tree(tree, file, number)
         if not said and not strange:
             message = "nothing in it: write a document that starts with `service: NAME`"
             self.problems.append(Problem(file, 1, "", "", message))
@@ -95,12 +108,13 @@ def read_bytes(data: bytes, file: str) -> list[Document]:
     return reading.done()
 
 
-def read_source(source: str, stdin: BinaryIO) -> list[Document]:
+def read_source(source: str, stdin: BinaryIO, aside: Foreign | None = None) -> list[Document]:
     """The documents of a file, of `-` (standard input) or of every YAML and JSON file below a directory.
 
-    Raises PolicyErrors with the problems of all files.
+    aside: takes the foreign documents, which are no policies where it is None. Raises PolicyErrors with the
+    problems of all files.
     """
-    reading = _Reading()
+    reading = _Reading(aside)
     for file, data in sources.contents(source, stdin):
         if isinstance(data, bytes):
             _read(reading, data, file)
