@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from addons.policy_cache import read_cache, write_cache
+from addons.policy_expiry import expire
 from control.policy.errors import PolicyErrors
 from control.policy.snapshot import Snapshot, build
 from control.store import Hint, NodeReport, Store, StoreError
@@ -43,12 +44,15 @@ class PolicySync:
         on_change: Callable[[Snapshot], None] = lambda snapshot: None,
         clock: Callable[[], float] = time.monotonic,
         last: Snapshot | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         """`describe` gives this proxy's report, revision and error are filled in here; `on_change` hears of each swap.
 
-        `last` is in force until Redis gives a newer one.
+        `last` is in force until Redis gives a newer one. `wall` is the time of day, by which parts of a policy expire.
         """
         self.snapshot = last
+        self.swapped = asyncio.Event()
+        """Set whenever another snapshot is in force."""
         self.connected = False
         self.error = ""
         """Why the newest policy is not in force; empty: it is."""
@@ -59,6 +63,7 @@ class PolicySync:
         self._cache = cache
         self._on_change = on_change
         self._clock = clock
+        self._wall = wall
         self._documents: dict[str, str] = {}
         self._seen: int | None = None
         self._read_whole = float("-inf")
@@ -70,6 +75,7 @@ class PolicySync:
             asyncio.create_task(self._listen(), name="mesh policy subscription"),
             asyncio.create_task(self._look(), name="mesh policy resync"),
             asyncio.create_task(self._beat(), name="mesh node report"),
+            asyncio.create_task(expire(self, self._wall), name="mesh policy expiry"),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -158,7 +164,7 @@ class PolicySync:
             )
             return False
         try:
-            snapshot = await asyncio.to_thread(build, revision, documents, self.snapshot)
+            snapshot = await asyncio.to_thread(build, revision, documents, self.snapshot, self._wall())
         except PolicyErrors as errors:
             self._refuse(*(f"refused revision {revision}: {problem}" for problem in errors.problems))
             return False
@@ -167,11 +173,16 @@ class PolicySync:
             logger.warning("a policy that cannot be compiled", exc_info=True)
             self._refuse(f"refused revision {revision}: {type(error).__name__}: {error}")
             return False
-        self.snapshot = snapshot
         self.error = ""
-        self._on_change(snapshot)
+        self.put_in_force(snapshot)
         logger.info(f"revision {revision} in force, {len(documents)} documents")
         return True
+
+    def put_in_force(self, snapshot: Snapshot) -> None:
+        """Swap it in, and tell everybody."""
+        self.snapshot = snapshot
+        self.swapped.set()
+        self._on_change(snapshot)
 
     def _refuse(self, *reasons: str) -> None:
         self.error = reasons[0] if len(reasons) == 1 else f"{reasons[0]} (and {len(reasons) - 1} more)"
@@ -192,7 +203,7 @@ class PolicySync:
             return
         try:
             revision, documents = await asyncio.to_thread(read_cache, path, self._store.mesh)
-            snapshot = await asyncio.to_thread(build, revision, documents, None)
+            snapshot = await asyncio.to_thread(build, revision, documents, None, self._wall())
         except FileNotFoundError:
             logger.warning(f"mesh_cache {path}: no such file yet")
         except OSError as error:
@@ -200,8 +211,7 @@ class PolicySync:
         except (ValueError, PolicyErrors) as error:
             logger.warning(f"mesh_cache {path}: not usable: {error}")
         else:
-            self.snapshot = snapshot
-            self._on_change(snapshot)
+            self.put_in_force(snapshot)
             logger.warning(f"mesh_cache {path}: revision {revision} in force until Redis gives a newer one")
 
     async def _report(self) -> None:

@@ -213,6 +213,7 @@ faults = st.builds(
         seed=st.integers(0, 2**63 - 1),
         max_active=st.integers(1, 99),
         scope=st.sampled_from(["attempt", "request"]),
+        **{"for": some_times},
     ),
 )
 operations = some(set=headers, add=headers, remove=st.lists(header_names, max_size=2))
@@ -252,7 +253,7 @@ endpoints = st.lists(
     min_size=1,
     max_size=3,
 )
-routes = st.lists(some(match=listed(matches), to=to, **settings), max_size=3).map(
+routes = st.lists(some(match=listed(matches), to=to, **{"for": some_times}, **settings), max_size=3).map(
     lambda routes: [{"name": f"r{index}", **route} for index, route in enumerate(routes)]
 )
 modes = st.sampled_from(["strict", "permissive", "off"])

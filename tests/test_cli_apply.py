@@ -3,6 +3,7 @@
 import asyncio
 import getpass
 import json
+import re
 import socket
 import threading
 from collections.abc import Mapping
@@ -402,3 +403,52 @@ def test_rollback_is_to_the_letter(mitmesh: Mitmesh, valkey_server: Valkey) -> N
     mitmesh("apply", "-f", "-", stdin="{service: a, retry: 4}")
     assert mitmesh("rollback", "1").code == 0
     assert text.encode() in valkey_server.command("HGET", "{mesh}:policy", "a")
+
+
+# ---- for a while
+
+TIMED = "{service: web, faults: [{abort: 503, for: 1h}], retry: 2}"
+
+
+def test_for_counts_from_the_apply_that_brings_it(mitmesh: Mitmesh) -> None:
+    first = mitmesh("apply", "-f", "-", stdin=TIMED)
+    assert (first.code, first.out) == (0, "web: created\nrevision 1\n")
+    assert re.fullmatch(r"web: faults\[0\] expires \S+Z\n", first.err)
+    again = mitmesh("apply", "-f", "-", stdin=TIMED)
+    assert (again.out, again.err) == ("web: unchanged\nnothing to do, revision 1\n", first.err)
+    printed = mitmesh("get", "web").out
+    assert "since: " in printed
+    assert mitmesh("apply", "-f", "-", stdin=printed).out.endswith("nothing to do, revision 1\n")
+    assert mitmesh("diff", "-f", "-", stdin=TIMED) == Ran(0, "", first.err)
+    elsewhere = mitmesh("apply", "-f", "-", stdin=TIMED.replace("retry: 2", "retry: 3"))
+    assert (elsewhere.out, elsewhere.err) == ("web: changed\nrevision 2\n", first.err)
+    renewed = mitmesh("apply", "--renew", "-f", "-", stdin=TIMED)
+    assert renewed.out == "web: changed\nrevision 3\n"
+    assert renewed.err > first.err
+
+
+def test_what_has_expired_is_not_started_again_unasked(mitmesh: Mitmesh) -> None:
+    over = TIMED.replace("for: 1h", "for: 1h, since: '2026-01-01T00:00:00Z'")
+    said = "web: faults[0]: expired 2026-01-01T01:00:00Z: `mitmesh apply --renew` starts it again\n"
+    assert mitmesh("apply", "-f", "-", stdin=over).err == f"warning: stdin: {said}"
+    again = mitmesh("apply", "-f", "-", stdin=TIMED)
+    assert again == Ran(0, "web: unchanged\nnothing to do, revision 1\n", f"warning: stdin: {said}")
+    explained = mitmesh("explain", "GET", "http://web/").out
+    assert "faults           none   (from web)\n" in explained
+    assert "expired          web: faults[0] expired 2026-01-01T01:00:00Z\n" in explained
+    assert "expires" in mitmesh("apply", "-f", "-", "--renew", stdin=TIMED).err
+    explained = json.loads(mitmesh("explain", "GET", "http://web/", "--json").out)
+    (fault,) = explained["faults"]
+    assert set(fault) == {"abort", "for", "since", "expires"}
+
+
+def test_explain_takes_a_file_as_if_it_were_applied_now(mitmesh: Mitmesh, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "service: web\nendpoints: {v1: ['a:1'], v2: ['b:1']}\nroutes: [{name: now, to: v2, for: 1h}, {to: v1}]"
+    )
+    said = mitmesh("explain", "GET", "http://web/", "-f", str(file)).out
+    assert re.search(r"^route            now   \(expires \S+Z\)$", said, re.MULTILINE)
+    file.write_text(file.read_text().replace("for: 1h", "for: 1h, since: '2026-01-01T00:00:00Z'"))
+    said = mitmesh("explain", "GET", "http://web/", "-f", str(file)).out
+    assert "considered       now: expired 2026-01-01T01:00:00Z\nroute            routes[1]\n" in said

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -33,8 +34,24 @@ def test_status_of_nothing(mitmesh: Mitmesh) -> None:
         "mesh": "mesh",
         "revision": 0,
         "services": [],
+        "timed": [],
         "nodes": [],
     }
+
+
+def test_status_says_what_expires(mitmesh: Mitmesh) -> None:
+    text = (
+        'service: a\nroutes: [{name: b, timeout: 1s, for: 1h, since: "2026-01-01T00:00:00Z"}]\n'
+        "faults: [{abort: 503, for: 2h}]"
+    )
+    assert mitmesh("apply", "-f", "-", stdin=text).code == 0
+    _, fault, route = mitmesh("status").out.splitlines()
+    assert re.fullmatch(r"a: faults\[0\] expires in (119m|2h) \(.*Z\)", fault)
+    assert re.fullmatch(r"a: b expired \d+d ago \(2026-01-01T01:00:00.000Z\)", route)
+    first, second = json.loads(mitmesh("status", "--json").out)["timed"]
+    assert (first["service"], first["place"], first["expired"]) == ("a", "faults[0]", False)
+    ended = {"service": "a", "place": "b", "ends": "2026-01-01T01:00:00.000Z", "expired": True}
+    assert second == ended
 
 
 def test_status(mitmesh: Mitmesh, redis_url: str) -> None:

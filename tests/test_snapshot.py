@@ -545,3 +545,60 @@ def test_building_leaves_garbage_collection_as_it_was() -> None:
     with pytest.raises(PolicyErrors):
         build(1, {"s": json.dumps({"service": "t"})})
     assert gc.isenabled()
+
+
+# ---- for a while
+
+
+def timed_snapshot(now: float, previous: Snapshot | None = None) -> Snapshot:
+    since = "1970-01-01T00:16:40Z"  # 1000
+    docs = documents(
+        {"service": "*", "faults": [{"delay": "1s", "for": "20s", "since": since}]},
+        {
+            "service": "s",
+            "routes": [
+                {"name": "a", "timeout": "1s", "for": "10s", "since": since},
+                {"match": {"path": "/b"}, "timeout": "2s"},
+                {"name": "c", "retry": 2, "faults": [{"abort": 503, "for": "30s", "since": since}]},
+            ],
+        },
+        {"service": "other", "timeout": "1s"},
+    )
+    return build(1, docs, previous, now)
+
+
+@pytest.mark.parametrize(
+    ("now", "routes", "abort", "delay", "expires"),
+    [
+        (1000, ["a", "routes[1]", "c"], 1, 1, 1010),
+        (1010, ["routes[1]", "c"], 1, 1, 1020),
+        (1020, ["routes[1]", "c"], 1, 0, 1030),
+        (1030, ["routes[1]", "c"], 0, 0, None),
+    ],
+)
+def test_what_has_expired_is_left_out(
+    now: float, routes: list[str], abort: int, delay: int, expires: float | None
+) -> None:
+    grown = timed_snapshot(now, timed_snapshot(1000))
+    for found in (timed_snapshot(now), grown):
+        service = found.services["s"]
+        assert [route.label for route in service.routes] == routes
+        assert taken(service, "/b") == routes[0]
+        assert len(service.routes[-1].faults) == abort
+        assert found.unknown is not None
+        assert len(found.unknown.own.faults) == len(service.own.faults) == delay
+        assert found.expires == expires
+    assert contents(grown) == contents(timed_snapshot(now))
+
+
+def test_only_what_expires_is_compiled_again() -> None:
+    before = timed_snapshot(1000)
+    after = timed_snapshot(1010, before)
+    assert after.services["other"] is before.services["other"]
+    assert after.services["s"] is not before.services["s"]
+    assert after.find("s", 80) is after.services["s"]
+
+
+def test_a_fault_keeps_its_identity_when_another_expires() -> None:
+    before, after = timed_snapshot(1000), timed_snapshot(1010)
+    assert before.services["s"].routes[-1].faults[0].key == after.services["s"].routes[-1].faults[0].key

@@ -16,6 +16,9 @@ def apply(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="check against Redis, say what would change, write nothing")
     ] = False,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="start every `for` afresh, also of what is unchanged")
+    ] = False,
     message: Message = "",
     as_json: Json = False,
     redis: Redis = None,
@@ -26,7 +29,8 @@ def apply(
     All files are read and checked first, against each other and against what
     Redis holds; if anything is wrong, every problem is reported and nothing is
     written. Services that the files do not name stay as they are. What is
-    already so makes no new revision.
+    already so makes no new revision. What holds `for` a while begins with the
+    apply that brings or changes it, and goes on as it was in later ones.
     """
     target = target_of(context, redis, mesh)
     seconds = wait_seconds(wait)
@@ -34,6 +38,10 @@ def apply(
     from control.commands.planning import plan
 
     outcome = change(
-        target, lambda stored: plan(stored, documents), message=message, wait=seconds, dry_run=dry_run
+        target,
+        lambda stored: plan(stored, documents, renew=renew),
+        message=message,
+        wait=seconds,
+        dry_run=dry_run,
     )
     tell(outcome, dry_run=dry_run, as_json=as_json)

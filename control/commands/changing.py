@@ -22,6 +22,7 @@ class Outcome:
     revision: int
     verbs: Mapping[str, str]
     warnings: tuple[str, ...]
+    ends: tuple[str, ...] = ()
     waited: "Waited | None" = None
     wait_failed: str = ""
 
@@ -77,17 +78,20 @@ async def change_in(
     assert made is not None
     verbs = {service: verb(*changed.get(service, ("", ""))) for service in sorted(made.writes)}
     if wait is None or dry_run:
-        return Outcome(revision, verbs, made.warnings)
+        return Outcome(revision, verbs, made.warnings, made.ends)
     try:
-        return Outcome(revision, verbs, made.warnings, await wait_for(store, before, revision, wait))
+        waited = await wait_for(store, before, revision, wait)
+        return Outcome(revision, verbs, made.warnings, made.ends, waited)
     except StoreError as error:
-        return Outcome(revision, verbs, made.warnings, wait_failed=str(error))
+        return Outcome(revision, verbs, made.warnings, made.ends, wait_failed=str(error))
 
 
 def tell(outcome: Outcome, *, dry_run: bool = False, as_json: bool = False) -> None:
     """Print an outcome. Raises Failed if proxies that were waited for have not taken it."""
     for warning in outcome.warnings:
         warn(warning)
+    for end in outcome.ends:
+        remark(end)
     if as_json:
         say_json(_data(outcome, dry_run))
     else:

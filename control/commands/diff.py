@@ -9,7 +9,7 @@ import typer
 
 from control.commands.failure import Failed
 from control.commands.options import Files, Json, Mesh, Redis, target_of
-from control.commands.output import coloured, say_json, warn
+from control.commands.output import coloured, remark, say_json, warn
 from control.commands.reading import read_files
 from control.policy.errors import one_line
 
@@ -54,6 +54,8 @@ def _diff(
     stored, planned = target_of(context, redis, mesh).run(against)
     for warning in planned.warnings:
         warn(warning)
+    for end in planned.ends:
+        remark(end)
     changed = difference(stored, planned.writes)
     if as_json:
         data = {

@@ -1,6 +1,7 @@
 """mitmesh explain: why a request would do what it would do."""
 
 import re
+import time
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
@@ -72,7 +73,7 @@ def explain(
 
         stored = target.run(read)
         try:
-            snapshot = build(stored.revision, stored.documents)
+            snapshot = build(stored.revision, stored.documents, now=time.time())
         except PolicyErrors as errors:
             raise Failed(
                 *(str(problem) for problem in errors.problems),
@@ -89,13 +90,17 @@ def explain(
 def _from_files(files: list[str]) -> "Snapshot":
     from control.policy.checking import check
     from control.policy.errors import PolicyErrors
+    from control.policy.expiring import stamped
     from control.policy.reading import normalize
     from control.policy.snapshot import build
 
     documents = read_files(files)
     if problems := check(documents):
         raise PolicyErrors(problems)
-    return build(0, {document.policy.service: normalize(document.policy) for document in documents})
+    now = time.time()
+    # As if they were applied now.
+    policies = [stamped(document.policy, None, now) for document in documents]
+    return build(0, {policy.service: normalize(policy) for policy in policies}, now=now)
 
 
 def caller_of(source: str, mesh: str) -> "Caller":

@@ -1,24 +1,37 @@
 """From what is wanted and what is stored to what is written, or a refusal. Pure."""
 
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from control.policy.checking import check
 from control.policy.errors import PolicyErrors, Problem
+from control.policy.expiring import end_text, expired_text, in_force, stamped, timed
 from control.policy.model import Policy
 from control.policy.reading import Document, normalize, parse_stored
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Services to write, with their text (None deletes), and what was found wrong in Redis on the way."""
+    """Services to write, with their text (None deletes), what was found wrong in Redis on the way, and what will expire when."""
 
     writes: Mapping[str, str | None]
     warnings: tuple[str, ...]
+    ends: tuple[str, ...] = ()
 
 
-def plan(stored: Mapping[str, str], wanted: Sequence[Document], deleted: Collection[str] = ()) -> Plan:
+def plan(
+    stored: Mapping[str, str],
+    wanted: Sequence[Document],
+    deleted: Collection[str] = (),
+    *,
+    renew: bool = False,
+    clock: Callable[[], float] = time.time,
+) -> Plan:
     """What makes the stored documents say `wanted` and forget `deleted`.
+
+    What holds `for` a while begins now by `clock`, in seconds since the epoch, unless it stands there already; with `renew`
+    all of it begins now.
 
     Raises PolicyErrors if the policy would then be unsound. What was unsound
     before and is not touched is no reason to refuse: it becomes a warning.
@@ -31,8 +44,21 @@ def plan(stored: Mapping[str, str], wanted: Sequence[Document], deleted: Collect
         raise PolicyErrors(problem for problem in problems if problem not in old)
     warnings = [*(problem for problem in nonsense if problem.document not in touched), *problems]
     writes: dict[str, str | None] = dict.fromkeys(deleted)
-    writes.update((document.policy.service, normalize(document.policy)) for document in wanted)
-    return Plan(writes, tuple(str(problem) for problem in warnings))
+    now = clock()
+    ends: list[str] = []
+    for document in wanted:
+        service = document.policy.service
+        policy = stamped(document.policy, good.get(service), now, renew=renew)
+        writes[service] = normalize(policy)
+        for place, part in timed(policy):
+            if in_force(part, now):
+                ends.append(f"{service}: {place} expires {end_text(part)}")
+            else:
+                remedy = "`mitmesh apply --renew` starts it again"
+                warnings.append(
+                    Problem(document.file, None, service, place, f"{expired_text(part)}: {remedy}")
+                )
+    return Plan(writes, tuple(str(problem) for problem in warnings), tuple(ends))
 
 
 def read_stored(stored: Mapping[str, str]) -> tuple[dict[str, Policy], list[Problem]]:

@@ -25,6 +25,7 @@ def status(context: typer.Context, as_json: Json = False, redis: Redis = None, m
         return await store.read(), await store.nodes()
 
     stored, nodes = target.run(read)
+    timed = timed_parts(stored)
     nodes.sort(key=lambda node: (node.service, node.id))
     now = time.time()
     if as_json:
@@ -33,6 +34,7 @@ def status(context: typer.Context, as_json: Json = False, redis: Redis = None, m
                 "mesh": target.mesh,
                 "revision": stored.revision,
                 "services": sorted(stored.documents),
+                "timed": [_timed_data(each, now) for each in timed],
                 "nodes": [node_data(node, stored.revision, now) for node in nodes],
             }
         )
@@ -55,6 +57,43 @@ def status(context: typer.Context, as_json: Json = False, redis: Redis = None, m
             for node in nodes
         ]
         table(("NODE", "SERVICE", "REVISION", "AGE", "SEEN", "VERSION", "ERROR"), rows)
+    for each in timed:
+        where, end = f"{each['service']}: {each['place']}", each["ends"]
+        if end is None:
+            say(f"{where} has never begun: write it with `mitmesh apply`", "yellow")
+        elif _over(each, now):
+            say(f"{where} expired {ago(now - end)} ago ({timestamp(end)})", "yellow")
+        else:
+            say(f"{where} expires in {ago(end - now)} ({timestamp(end)})")
+
+
+def timed_parts(stored: "Stored") -> list[dict[str, Any]]:
+    """Every route and fault that holds for a while, `ends` in seconds since the epoch; None: it never began."""
+    found = []
+    for service, text in sorted(stored.documents.items()):
+        if '"for":' not in text:
+            continue  # most documents have none, and there may be thousands
+        from control.policy.errors import PolicyErrors
+        from control.policy.expiring import NEVER_BEGUN, end_of, timed
+        from control.policy.reading import parse_stored
+
+        try:
+            policy = parse_stored(service, text)
+        except PolicyErrors:
+            continue  # `get` and `apply` tell
+        for place, part in timed(policy):
+            end = end_of(part)
+            found.append({"service": service, "place": place, "ends": None if end == NEVER_BEGUN else end})
+    return found
+
+
+def _over(part: dict[str, Any], now: float) -> bool:
+    return part["ends"] is None or part["ends"] <= now
+
+
+def _timed_data(part: dict[str, Any], now: float) -> dict[str, Any]:
+    end = part["ends"]
+    return {**part, "ends": None if end is None else timestamp(end), "expired": _over(part, now)}
 
 
 def node_data(node: "NodeReport", current: int, now: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from control.policy.authorizing import compile_authorization
 from control.policy.balancers import Balancing, compile_balancing
 from control.policy.cors import compile_cors
 from control.policy.endpoints import EndpointTable
+from control.policy.expiring import NEVER_BEGUN, in_force, label_of
 from control.policy.faulting import compile_faults
 from control.policy.headers import compile_headers
 from control.policy.matching import Condition, compile_match
@@ -46,8 +47,10 @@ BUILT_IN: Level = {
 }
 
 
-def compile_level(settings: Settings, owner: str, conditions: Condition | None = None) -> dict[str, Any]:
-    """What this level sets; `owner` names it in the identity of its faults, `conditions` are those of a route."""
+def compile_level(
+    settings: Settings, owner: str, now: float, conditions: Condition | None = None
+) -> dict[str, Any]:
+    """What this level sets at `now`; `owner` names it in the identity of its faults, `conditions` are those of a route."""
     level: dict[str, Any] = {}
     if settings.timeout is not None:
         level["timeout"] = settings.timeout or None
@@ -58,8 +61,9 @@ def compile_level(settings: Settings, owner: str, conditions: Condition | None =
     if settings.retry is not None:
         level["retry"] = compile_retry(settings.retry)
     if settings.faults is not None:
-        level["faults"] = compile_faults(settings.faults, owner)
-        level["request_faults"] = compile_faults(settings.faults, owner, "request")
+        faults = tuple(fault for fault in settings.faults if in_force(fault, now))
+        level["faults"] = compile_faults(faults, owner)
+        level["request_faults"] = compile_faults(faults, owner, "request")
     if settings.request_headers is not None:
         level["request_headers"] = compile_headers(settings.request_headers)
     if settings.response_headers is not None:
@@ -83,11 +87,11 @@ def compile_level(settings: Settings, owner: str, conditions: Condition | None =
     return level
 
 
-def compile_defaults(policy: Policy | None) -> Level:
-    """The built-in settings with those of `"*"` over them."""
+def compile_defaults(policy: Policy | None, now: float = NEVER_BEGUN) -> Level:
+    """The built-in settings with those of `"*"` over them, as they are at `now`."""
     if policy is None:
         return BUILT_IN
-    return {**BUILT_IN, **compile_level(policy, DEFAULTS_SERVICE), "mtls": mode(policy.mtls, None)}
+    return {**BUILT_IN, **compile_level(policy, DEFAULTS_SERVICE, now), "mtls": mode(policy.mtls, None)}
 
 
 def reached(policy: Policy) -> frozenset[str]:
@@ -111,11 +115,18 @@ def balancing_in(policies: Mapping[str, Policy]) -> BalancingOf:
 
 
 def compile_service(
-    policy: Policy, defaults: Level, tables: Tables, balancing_of: BalancingOf = lambda service: None
+    policy: Policy,
+    defaults: Level,
+    tables: Tables,
+    balancing_of: BalancingOf = lambda service: None,
+    now: float = NEVER_BEGUN,
 ) -> CompiledService:
-    """A document with everything resolved; `tables` holds at least its own endpoints and those it reaches."""
+    """A document with everything resolved; `tables` holds at least its own endpoints and those it reaches.
+
+    What has expired at `now` is left out.
+    """
     service = policy.service
-    document: dict[str, Any] = {**defaults, **compile_level(policy, service)}
+    document: dict[str, Any] = {**defaults, **compile_level(policy, service, now)}
     document["mtls"] = mode(policy.mtls, defaults["mtls"])
     document["shares"] = (
         _everything(service, tables, balancing_of)
@@ -127,11 +138,13 @@ def compile_service(
     for index, route in enumerate(policy.routes):
         place = _place(route)
         conditions = compile_match(route.match)
-        level = compile_level(route, f"{service}\n{place}\n{places[place]}", conditions)
+        level = compile_level(route, f"{service}\n{place}\n{places[place]}", now, conditions)
         places[place] += 1
+        if not in_force(route, now):
+            continue
         if route.to is not None:
             level["shares"] = _split(route.to, service, tables, balancing_of)
-        label = route.name or f"routes[{index}]"
+        label = label_of(index, route)
         routes.append(CompiledRoute(service, route.name, label, conditions, **{**document, **level}))
     return CompiledService(service, tuple(routes), CompiledRoute(service, None, "", None, **document))
 

@@ -1,16 +1,18 @@
 """Why a request would do what it would do: the decisions of the proxy, asked for one request."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 from control.policy.authorizing import NOBODY, Caller
 from control.policy.balancers import Hashed
+from control.policy.expiring import end_text, expired_text, label_of
 from control.policy.explain_access import access_data
 from control.policy.explain_text import explanation_lines, settings_data
 from control.policy.facts import RequestFacts
 from control.policy.faulting import CompiledFault
-from control.policy.model import DEFAULTS_SERVICE, Destination, Settings
+from control.policy.model import DEFAULTS_SERVICE, Destination, Route, Settings
 from control.policy.routes import CompiledRoute, CompiledService, Share
 from control.policy.snapshot import Snapshot
 
@@ -57,6 +59,10 @@ class Explanation:
     origins: dict[str, str]
     access: dict[str, Any] | None = None
     """Whether the caller may, see `access_data`."""
+    expires: str | None = None
+    """When the route does; None: never."""
+    lapsed: tuple[str, ...] = ()
+    """Faults that would act here if they had not expired."""
 
     def data(self) -> dict[str, Any]:
         """As JSON data. `matched` is whether a route matched; without one the document's own settings apply.
@@ -81,6 +87,10 @@ class Explanation:
             refusal = {"status": 404, "flag": "NR"}
             return {**data, "retry": None, "timeout": None, "faults": [], "respond": refusal, "from": {}}
         data.update(settings_data(route, self.faults, self.facts))
+        if self.expires is not None:
+            data["expires"] = self.expires
+        if self.lapsed:
+            data["expired"] = list(self.lapsed)
         if self.access is not None:
             data["authorization"] = self.access
         data["from"] = self.origins
@@ -98,38 +108,69 @@ def explain(snapshot: Snapshot, facts: RequestFacts, caller: Caller = NOBODY) ->
     if service is None:
         return Explanation(facts, snapshot.revision, None, None, (), (), star, {})
     taken = service.route(facts, _NEVER)
-    considered = []
-    for route in service.routes:
-        if route is taken:
-            break
-        why = "" if route.conditions is None else route.conditions.why_not(facts)
-        considered.append(Considered(route.label, why))
+    levels = _levels(snapshot, service, taken)
     return Explanation(
         facts=facts,
         revision=snapshot.revision,
         service=service,
         route=taken,
-        considered=tuple(considered),
+        considered=tuple(_considered(snapshot, service, taken, facts)),
         faults=tuple(fault for fault in (*taken.request_faults, *taken.faults) if _may_hit(fault, facts)),
         document=service.name or star,
-        origins=_origins(snapshot, service, taken),
+        origins=_origins(levels),
+        expires=next((end_text(each) for _, each in levels if isinstance(each, Route)), None),
+        lapsed=tuple(_lapsed(levels, (*taken.request_faults, *taken.faults))),
         access=access_data(service, taken, facts, caller, _NEVER),
     )
+
+
+def _considered(
+    snapshot: Snapshot, service: CompiledService, taken: CompiledRoute, facts: RequestFacts
+) -> Iterator[Considered]:
+    policy = snapshot.policies.get(service.name)
+    compiled = {route.label: route for route in service.routes}
+    for index, each in enumerate(policy.routes if policy is not None else ()):
+        label = label_of(index, each)
+        route = compiled.get(label)
+        if route is None:
+            yield Considered(label, expired_text(each))
+        elif route is taken:
+            return
+        else:
+            yield Considered(label, "" if route.conditions is None else route.conditions.why_not(facts))
+
+
+def _lapsed(levels: Iterable[tuple[str, Settings]], faults: Iterable[CompiledFault]) -> Iterator[str]:
+    """The faults of the levels that would act here if they had not expired."""
+    live = {id(fault.source) for fault in faults}
+    for place, level in levels:
+        if level.faults is not None:
+            for index, fault in enumerate(level.faults):
+                if fault.for_ is not None and id(fault) not in live:
+                    yield f"{place}: faults[{index}] {expired_text(fault)}"
+            return
 
 
 def _may_hit(fault: CompiledFault, facts: RequestFacts) -> bool:
     return fault.percent > 0 and (fault.conditions is None or fault.conditions.holds(facts, _ALWAYS))
 
 
-def _origins(snapshot: Snapshot, service: CompiledService, route: CompiledRoute) -> dict[str, str]:
+def _levels(snapshot: Snapshot, service: CompiledService, route: CompiledRoute) -> list[tuple[str, Settings]]:
+    """Who may say something here, the nearest first, each with its place."""
     levels: list[tuple[str, Settings]] = []
     if (policy := snapshot.policies.get(service.name)) is not None:
         if route is not service.own:
-            index = next(index for index, each in enumerate(service.routes) if each is route)
-            levels.append((f"{service.name}: {route.label}", policy.routes[index]))
+            written = next(
+                each for index, each in enumerate(policy.routes) if label_of(index, each) == route.label
+            )
+            levels.append((f"{service.name}: {route.label}", written))
         levels.append((service.name, policy))
     if (defaults := snapshot.policies.get(DEFAULTS_SERVICE)) is not None:
         levels.append((f'"{DEFAULTS_SERVICE}"', defaults))
+    return levels
+
+
+def _origins(levels: Sequence[tuple[str, Settings]]) -> dict[str, str]:
     fields = [*Settings.model_fields, *Destination.model_fields, "mtls"]
     return {
         field: place

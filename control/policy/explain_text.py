@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from control.policy.errors import one_line
+from control.policy.expiring import end_text
 from control.policy.facts import RequestFacts
 from control.policy.faulting import CompiledFault
-from control.policy.model import Retry
+from control.policy.model import Fault, Retry
 from control.policy.retrying import CompiledRetry
 from control.policy.routes import CompiledRoute
 from control.policy.units import format_duration
@@ -25,7 +26,7 @@ def settings_data(
         "timeout": _duration(route.timeout),
         "connect_timeout": _duration(route.connect_timeout),
         "idle_timeout": _duration(route.idle_timeout),
-        "faults": [fault.source.document() for fault in faults],
+        "faults": [_fault_data(fault.source) for fault in faults],
         "mtls": route.mtls or "off",
     }
     if route.request_headers is not None:
@@ -55,6 +56,12 @@ def settings_data(
         only = {"only": "errors"} if route.access_log.only_errors else {}
         data["access_log"] = {"sample": _number(route.access_log.sample), **only}
     return data
+
+
+def _fault_data(fault: Fault) -> dict[str, Any]:
+    """As it is written, and when it expires."""
+    end = end_text(fault)
+    return fault.document() if end is None else {**fault.document(), "expires": end}
 
 
 def _number(value: float) -> float:
@@ -92,7 +99,8 @@ def _rows(facts: RequestFacts, data: dict[str, Any]) -> Iterator[tuple[str, str]
     for name, each in _first_named("considered", data["considered"]):
         yield name, f"{each['route']}: {each['why']}"
     if data["service"] is not None:
-        yield "route", data["label"] or "none: the document's own settings"
+        until = f"   (expires {data['expires']})" if data.get("expires") else ""
+        yield "route", (data["label"] or "none: the document's own settings") + until
     if "idle_timeout" not in data:
         yield "answer", 'from the proxy: 404 NR (unknown_hosts: refuse in "*")'
         return
@@ -115,6 +123,8 @@ def _rows(facts: RequestFacts, data: dict[str, Any]) -> Iterator[tuple[str, str]
     yield "retry", f"{_retry_text(data['retry'])}{said('retry')}"
     for name, fault in _first_named("faults", data["faults"] or [None]):
         yield name, f"{'none' if fault is None else _flow(fault)}{said('faults') if name else ''}"
+    for name, lapsed in _first_named("expired", data.get("expired", [])):
+        yield name, lapsed
     yield "mtls", f"{data['mtls']}{said('mtls')}"
     for field in ("rate_limit", "cors", "request_headers", "response_headers", "access_log"):
         if field in data:

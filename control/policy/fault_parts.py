@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from control.policy.conditions import Matches
 from control.policy.fault_values import ByteCount, Rate, SomePercent
 from control.policy.grpc_status import GRPC_STATUSES
+from control.policy.moments import Moment
 from control.policy.parts import Broken, Part, Written, exactly_one, names_of
 from control.policy.units import parse_duration
 from control.policy.values import Duration, Headers, Percent, SomeTime, Status, Whole
@@ -15,6 +16,12 @@ from control.policy.values import Duration, Headers, Percent, SomeTime, Status, 
 _ABORT = "a status, a mapping such as {status: 503, body: sorry} or {grpc: UNAVAILABLE}, reset or hang"
 _DELAY = "a duration such as 2s, {uniform: [1s, 3s]} or {normal: {mean: 2s, stddev: 500ms}}"
 EFFECTS = ("delay", "abort", "bandwidth", "truncate", "corrupt", "slow_close")
+
+
+def since_needs_for(given: Mapping[str, Any]) -> Iterator[Broken]:
+    """The rule for a part that may expire."""
+    if "since" in given and "for" not in given:
+        yield ("since",), "it says when `for` began: add that, or take it out"
 
 
 class Normal(Part):
@@ -148,6 +155,12 @@ class Fault(Part):
     seed: Annotated[int, Whole(0, 2**63 - 1)] | None = Field(
         None, description="makes all that is left to chance repeatable"
     )
+    for_: SomeTime | None = Field(
+        None, alias="for", description="expires so long after the apply, by itself and in every proxy"
+    )
+    since: Moment | None = Field(
+        None, description="when `for` began; written by `mitmesh apply`, and shown by `mitmesh get`"
+    )
     scope: Literal["attempt", "request"] = Field(
         "attempt", description="`request`: act once for a request, above its retries and timeouts"
     )
@@ -169,3 +182,4 @@ class Fault(Part):
             )
         elif not acts and not asked:
             yield (), f"does nothing: give it one of {', '.join(EFFECTS)}"
+        yield from since_needs_for(given)

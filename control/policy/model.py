@@ -15,8 +15,9 @@ from control.policy.actions import AccessLog, HeaderOperations, Respond, access_
 from control.policy.addresses import split_host_port
 from control.policy.conditions import BodyMatch, Match, Matcher, Matches, PathMatch, StringMatch
 from control.policy.destinations import DEFAULT_VERSION, Destination, Endpoint, Endpoints, endpoints_short
-from control.policy.fault_parts import Abort, Delay, Fault, Normal
+from control.policy.fault_parts import Abort, Delay, Fault, Normal, since_needs_for
 from control.policy.load_balancers import HashBalancer, HashKey, LoadBalancer
+from control.policy.moments import Moment
 from control.policy.origins import Cors
 from control.policy.parts import Broken, Part, Written
 from control.policy.permissions import Authorization, AuthorizationRule
@@ -134,20 +135,28 @@ class Route(Destination, Settings):
     match: Matches | None = Field(
         None, description="conditions, or a list of alternatives; none: every request"
     )
+    for_: SomeTime | None = Field(
+        None, alias="for", description="expires so long after the apply: then the next route is tried"
+    )
+    since: Moment | None = Field(
+        None, description="when `for` began; written by `mitmesh apply`, and shown by `mitmesh get`"
+    )
 
     @classmethod
     def rules(cls, given: Mapping[str, Any]) -> Iterator[Broken]:
         yield from super().rules(given)
         yield from prefixes_matched(given)
+        yield from since_needs_for(given)
 
 
 class Policy(Destination, Settings):
     """One document: everything about one service, or, for the service `"*"`, defaults for the whole mesh."""
 
     written: ClassVar[str] = "a mapping that starts with `service: NAME`"
-    elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("match", "name"), "it stands in a route, under routes"
-    )
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("match", "name"), "it stands in a route, under routes"),
+        "for": "it stands in a route or a fault",
+    }
 
     service: Annotated[
         str, BeforeValidator(service_name), Written("the service's name, such as `service: reviews`")

@@ -14,6 +14,7 @@ from control.policy.compiling import (
 )
 from control.policy.endpoints import Endpoint, EndpointTable, compile_endpoints
 from control.policy.errors import PolicyErrors, Problem
+from control.policy.expiring import NEVER_BEGUN, next_end
 from control.policy.hosts import HostIndex
 from control.policy.model import DEFAULTS_SERVICE, Policy
 from control.policy.mtls import Mode, mode
@@ -27,11 +28,14 @@ __all__ = ["EMPTY", "CompiledRoute", "CompiledService", "Endpoint", "Share", "Sn
 class Snapshot:
     """Immutable. `services` are the compiled documents without `"*"`; `unknown` serves hosts that nobody claims, None: refuse.
 
-    `texts` and `policies` are the documents it was made from, `"*"` included.
+    `texts` and `policies` are the documents it was made from, `"*"` included, with what has expired. `ends`: service -> when
+    the next part of its document expires, in seconds since the epoch; `expires`: the first of these moments, None: nothing will.
     """
 
     __slots__ = (
         "defaults",
+        "ends",
+        "expires",
         "find",
         "hosts",
         "policies",
@@ -54,6 +58,7 @@ class Snapshot:
         defaults: Level,
         tables: Mapping[str, EndpointTable],
         reaches: Mapping[str, frozenset[str]],
+        ends: Mapping[str, float],
     ) -> None:
         self.revision = revision
         self.texts = texts
@@ -64,6 +69,8 @@ class Snapshot:
         self.defaults = defaults
         self.tables = tables
         self.reaches = reaches
+        self.ends = ends
+        self.expires = min(ends.values(), default=None)
         # (host, port) -> the service that claims it, or None. Bound here: one call less for each request.
         self.find = hosts.find
 
@@ -77,8 +84,13 @@ class Snapshot:
         return f"<Snapshot {self.revision}: {len(self.services)} services>"
 
 
-def build(revision: int, documents: Mapping[str, str], previous: Snapshot | None = None) -> Snapshot:
-    """The snapshot of these documents (service -> normalized JSON text).
+def build(
+    revision: int,
+    documents: Mapping[str, str],
+    previous: Snapshot | None = None,
+    now: float = NEVER_BEGUN,
+) -> Snapshot:
+    """The snapshot of these documents (service -> normalized JSON text) at `now`, in seconds since the epoch.
 
     With a `previous` one, only what changed is read and compiled; a service whose document, `"*"` and reached services are
     the same is the same object. Raises PolicyErrors with every problem of the changed documents and what they break.
@@ -87,13 +99,13 @@ def build(revision: int, documents: Mapping[str, str], previous: Snapshot | None
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return _build(revision, documents, EMPTY if previous is None else previous)
+        return _build(revision, documents, EMPTY if previous is None else previous, now)
     finally:
         if collecting:
             gc.enable()
 
 
-def _build(revision: int, documents: Mapping[str, str], before: Snapshot) -> Snapshot:
+def _build(revision: int, documents: Mapping[str, str], before: Snapshot, now: float) -> Snapshot:
     changed = [service for service, text in documents.items() if before.texts.get(service) != text]
     removed = [service for service in before.texts if service not in documents]
     read = _read(changed, documents)
@@ -123,19 +135,26 @@ def _build(revision: int, documents: Mapping[str, str], before: Snapshot) -> Sna
     reaching = {service for service, names in reaches.items() if not names.isdisjoint(touched)}
     _check(read, kept, reaches, reaching, before.hosts)
 
+    lapsed = {service for service, end in before.ends.items() if end <= now and service in documents}
+    ends = {service: end for service, end in before.ends.items() if service in documents}
+    for service in {*changed, *lapsed}:
+        ends.pop(service, None)
+        if (end := next_end(policies[service], now)) is not None:
+            ends[service] = end
+
     defaults, unknown = before.defaults, before.unknown
     affected: Iterable[str]
-    if DEFAULTS_SERVICE in touched:
-        defaults = compile_defaults(star)
+    if DEFAULTS_SERVICE in touched or DEFAULTS_SERVICE in lapsed:
+        defaults = compile_defaults(star, now)
         refuse = star is not None and star.unknown_hosts == "refuse"
         unknown = None if refuse else compile_unclaimed(defaults)
         affected = policies
     else:
-        affected = {*changed, *reaching}
+        affected = {*changed, *reaching, *lapsed}
 
     balancing_of = balancing_in(policies)
     compiled = {
-        service: compile_service(policies[service], defaults, tables, balancing_of)
+        service: compile_service(policies[service], defaults, tables, balancing_of, now)
         for service in affected
         if service != DEFAULTS_SERVICE
     }
@@ -143,7 +162,9 @@ def _build(revision: int, documents: Mapping[str, str], before: Snapshot) -> Sna
     services.update(compiled)
     gone = [before.policies[service] for service in (*compiled, *removed) if service in before.services]
     hosts = before.hosts.changed(gone, ((policies[service], new) for service, new in compiled.items()))
-    return Snapshot(revision, dict(documents), policies, services, unknown, hosts, defaults, tables, reaches)
+    return Snapshot(
+        revision, dict(documents), policies, services, unknown, hosts, defaults, tables, reaches, ends
+    )
 
 
 def _read(changed: Iterable[str], documents: Mapping[str, str]) -> dict[str, Policy]:
@@ -187,7 +208,7 @@ def _check(
 
 def _empty() -> Snapshot:
     defaults = compile_defaults(None)
-    return Snapshot(0, {}, {}, {}, compile_unclaimed(defaults), HostIndex(), defaults, {}, {})
+    return Snapshot(0, {}, {}, {}, compile_unclaimed(defaults), HostIndex(), defaults, {}, {}, {})
 
 
 # What holds before anything was applied: everything is passed on with the built-in settings.
