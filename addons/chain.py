@@ -29,6 +29,8 @@ def chain() -> list[object]:
     rate_limit = RateLimit(feed)
     metrics.more.append(rate_limit.counts)
     feed.reports["traffic"] = metrics.summary
+    feed.reports["identity"] = certificates.report
+    metrics.gauges.append(certificates.gauges)
     return [
         MetricsPages(
             metrics, feed, forwarder

@@ -51,6 +51,8 @@ class Metrics:
         self.tables = (self.requests, self.attempts, self.faults, self.latency, self.upstream)
         self.more: list[Callable[[], list[Counts]]] = []
         """What other features count, asked at every scrape."""
+        self.gauges: list[Callable[[], Iterable[tuple[str, str, float]]]] = []
+        """What other parts of the proxy tell at each scrape: name, help, value."""
         self.errors = 0
         self.clock = clock
         self.policy_since: float | None = None

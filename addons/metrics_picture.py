@@ -88,6 +88,9 @@ class Photographer:
 
     def _own(self, picture: Picture) -> None:
         metrics = self._metrics
+        for gauges in metrics.gauges:
+            for name, told, value in gauges():
+                picture.gauge(name, told, value)
         refused: dict[Labels, float] = {(table.metric,): table.refused for table in metrics.tables}
         told = "Label sets that found no room and are counted as `other`"
         picture.gauges.append(("mitmesh_label_sets_refused", told, refused, ("metric",)))

@@ -28,6 +28,7 @@ from control.commands import (
     rollback,
     schema,
     status,
+    token,
     top,
     validate,
     version,
@@ -64,6 +65,7 @@ app.command()(schema.schema)
 app.command()(proxy.proxy)
 app.add_typer(ca.app, name="ca")
 app.add_typer(cert.app, name="cert")
+app.command()(token.token)
 app.command()(demo.demo)
 app.command()(version.version)
 

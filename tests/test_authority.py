@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from control.identity.authority import Authority, AuthorityError, default_folder
+from control.identity.authority import Authority
+from control.identity.folders import AuthorityError, default_folder
 from control.identity.identity import Identity
 
 
@@ -33,7 +34,7 @@ def test_what_is_secret_is_for_the_owner_alone(authority: Authority) -> None:
 def test_what_it_issues_is_an_identity(authority: Authority) -> None:
     identity = Authority.open(authority.folder, "mesh").issue("Web", 60.0)
     assert identity.spiffe_id == "spiffe://mesh/service/web"
-    assert identity.bundle == authority.bundle() == (authority.folder / "root-1.pem").read_bytes()
+    assert identity.bundle == authority.bundle().pem == (authority.folder / "root-1.pem").read_bytes()
     assert isinstance(identity, Identity)
 
 

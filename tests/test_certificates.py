@@ -40,10 +40,10 @@ def test_a_folder_is_read_and_followed(addon, authority, tmp_path):
     context.configure(certificates, mesh_identity=str(tmp_path), mesh_service="Web")
     assert certificates.identity == first
     assert told == [first]
-    certificates.look()
+    certificates.look_at_files()
     assert told == [first]
     authority.issue("web").write(tmp_path)
-    certificates.look()
+    certificates.look_at_files()
     assert [identity.generation for identity in told] == [1, 2]
     assert certificates.identity is told[1]
     assert told[1].certificate == (tmp_path / "cert.pem").read_bytes() != first.certificate
@@ -56,17 +56,17 @@ def test_files_that_do_not_fit_leave_what_is(addon, authority, tmp_path, caplog)
     new = authority.issue("web")
     (tmp_path / "key.pem").write_bytes(new.key)
     for _ in range(2):
-        certificates.look()
+        certificates.look_at_files()
     assert len(told) == 1
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == [
         "mesh_identity: key.pem does not belong to cert.pem; going on with the certificate from before"
     ]
     new.write(tmp_path)
-    certificates.look()
+    certificates.look_at_files()
     assert told[-1].certificate == new.certificate
     (tmp_path / "cert.pem").unlink()
-    certificates.look()
+    certificates.look_at_files()
     assert f"mesh_identity: {tmp_path}/cert.pem: No such file" in caplog.text
     assert certificates.identity is told[-1]
 

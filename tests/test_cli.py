@@ -33,9 +33,7 @@ NEED_REDIS = {
 
 
 def test_all_commands_are_there() -> None:
-    words = (
-        "apply validate diff get delete history rollback status top watch explain schema proxy demo version"
-    )
+    words = "apply validate convert diff get delete history rollback canary status top watch explain schema proxy token demo version"
     assert words.split() == COMMANDS
 
 

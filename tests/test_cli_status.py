@@ -36,6 +36,7 @@ def test_status_of_nothing(mitmesh: Mitmesh) -> None:
         "services": [],
         "timed": [],
         "nodes": [],
+        "certificate_refusals": 0,
     }
 
 
@@ -75,9 +76,54 @@ def test_status(mitmesh: Mitmesh, redis_url: str) -> None:
     assert (data["revision"], data["services"]) == (1, ["a"])
     assert (fine["node"], fine["current"], fine["error"]) == ("fine", True, "")
     assert fine["addresses"] == ["127.0.0.1:3000"]
+    assert fine["certificate"] is None
     assert 30 <= fine["age"] < 40
     assert 0 <= fine["seen"] < 10
     assert (late["current"], late["error"], late["version"]) == (False, "refused revision 1: a\nb", "1.2")
+
+
+def test_certificates_that_are_near_their_end_and_refusals(mitmesh: Mitmesh, redis_url: str) -> None:
+    now = time.time()
+
+    def identity(
+        obtained: float, not_after: float, name: str = "spiffe://mesh/service/web", error: str = ""
+    ) -> dict:
+        said = {"id": name, "obtained": obtained, "not_after": not_after, "root": "ab", "bundle": 1}
+        return {"identity": json.dumps({**said, "error": error})}
+
+    report(
+        redis_url,
+        node("a", extra=identity(now - 10, now + 7200)),
+        node("b", extra=identity(now - 9000, now + 890, error="no answer")),
+        node("c", extra=identity(now - 9000, now - 1)),
+        node("d", extra=identity(0, 0, name="", error="refused")),
+        node("e"),
+        node("f", extra={"identity": "[]"}),
+    )
+
+    async def refuse() -> None:
+        store = Store(redis_url)
+        for number in range(2):
+            await store.tell_refusal("web", "n1", f"reason {number}")
+        await store.close()
+
+    asyncio.run(refuse())
+    ran = mitmesh("status")
+    heading, *rows = ran.out.splitlines()[1:]
+    assert heading.split()[-2:] == ["CERTIFICATE", "ERROR"]
+    for row, said in zip(
+        rows,
+        ["119m left +-", "14m left, ending +no answer", "expired +-", "none yet +refused", "- +-", "- +-"],
+        strict=True,
+    ):
+        assert re.search(f"{said}$", row), row
+    assert ran.err.startswith("warning: 2 certificate requests were refused, the last ")
+    assert ran.err.endswith("ago, web at n1: reason 1 (`mitmesh ca status`)\n")
+    data = json.loads(mitmesh("status", "--json").out)
+    assert data["certificate_refusals"] == 2
+    certificate = data["nodes"][1]["certificate"]
+    assert (certificate["ending"], certificate["error"], certificate["root"]) == (True, "no answer", "ab")
+    assert 840 < certificate["left"] <= 890
 
 
 class Watching:

@@ -24,14 +24,15 @@ Lifetime = Annotated[str, typer.Option(metavar="TIME", help="how long a certific
 
 
 def folder_of(target: Target, folder: str) -> Path:
-    from control.identity.authority import default_folder
+    from control.identity.folders import default_folder
 
     return Path(folder).expanduser() if folder else default_folder(target.mesh)
 
 
 def open_authority(target: Target, folder: str) -> "Authority":
     """Raises Failed."""
-    from control.identity.authority import Authority, AuthorityError
+    from control.identity.authority import Authority
+    from control.identity.folders import AuthorityError
 
     try:
         return Authority.open(folder_of(target, folder), target.mesh)

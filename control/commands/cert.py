@@ -34,7 +34,7 @@ def issue(
     A proxy takes the folder as mesh_identity. Nobody renews it: run this again
     before it ends; proxies see the new files by themselves.
     """
-    from control.identity.authority import AuthorityError
+    from control.identity.folders import AuthorityError
     from control.identity.names import spiffe_id
 
     target = target_of(context, redis, mesh)

@@ -5,11 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from control.commands.certificate_lives import life_data, life_text
 from control.commands.options import Json, Mesh, Redis, target_of
-from control.commands.output import ago, counted, say, say_json, table, timestamp
+from control.commands.output import ago, counted, say, say_json, table, timestamp, warn
 
 if TYPE_CHECKING:
     from control.store import NodeReport, Store, Stored
+    from control.store_identity import Refusal
+
+MOST_REFUSALS = 100
+"""As many as are kept."""
 
 
 def status(context: typer.Context, as_json: Json = False, redis: Redis = None, mesh: Mesh = None) -> None:
@@ -21,10 +26,10 @@ def status(context: typer.Context, as_json: Json = False, redis: Redis = None, m
     """
     target = target_of(context, redis, mesh)
 
-    async def read(store: "Store") -> "tuple[Stored, list[NodeReport]]":
-        return await store.read(), await store.nodes()
+    async def read(store: "Store") -> "tuple[Stored, list[NodeReport], list[Refusal]]":
+        return await store.read(), await store.nodes(), await store.refusals(MOST_REFUSALS)
 
-    stored, nodes = target.run(read)
+    stored, nodes, refusals = target.run(read)
     timed = timed_parts(stored)
     nodes.sort(key=lambda node: (node.service, node.id))
     now = time.time()
@@ -36,6 +41,7 @@ def status(context: typer.Context, as_json: Json = False, redis: Redis = None, m
                 "services": sorted(stored.documents),
                 "timed": [_timed_data(each, now) for each in timed],
                 "nodes": [node_data(node, stored.revision, now) for node in nodes],
+                "certificate_refusals": len(refusals),
             }
         )
         return
@@ -43,7 +49,15 @@ def status(context: typer.Context, as_json: Json = False, redis: Redis = None, m
         f"mesh {target.mesh}: revision {stored.revision},"
         f" {counted(len(stored.documents), 'document')}, {counted(len(nodes), 'live node')}"
     )
+    if refusals:
+        last = refusals[0]
+        warn(
+            f"{counted(len(refusals), 'certificate request')} {'was' if len(refusals) == 1 else 'were'} refused,"
+            f" the last {ago(now - last.time)} ago, {last.service or 'unknown'} at {last.node or 'unknown'}:"
+            f" {last.reason} (`mitmesh ca status`)"
+        )
     if nodes:
+        with_certificates = any(life_data(node, now) is not None for node in nodes)
         rows = [
             (
                 node.id,
@@ -52,11 +66,13 @@ def status(context: typer.Context, as_json: Json = False, redis: Redis = None, m
                 ago(now - node.started),
                 ago(now - node.seen),
                 node.version,
-                node.error or "-",
+                *([life_text(node, now)] if with_certificates else []),
+                _errors(node, now) or "-",
             )
             for node in nodes
         ]
-        table(("NODE", "SERVICE", "REVISION", "AGE", "SEEN", "VERSION", "ERROR"), rows)
+        certificate = ("CERTIFICATE",) if with_certificates else ()
+        table(("NODE", "SERVICE", "REVISION", "AGE", "SEEN", "VERSION", *certificate, "ERROR"), rows)
     for each in timed:
         where, end = f"{each['service']}: {each['place']}", each["ends"]
         if end is None:
@@ -96,6 +112,12 @@ def _timed_data(part: dict[str, Any], now: float) -> dict[str, Any]:
     return {**part, "ends": None if end is None else timestamp(end), "expired": _over(part, now)}
 
 
+def _errors(node: "NodeReport", now: float) -> str:
+    """What is wrong with its policy, and with its certificate."""
+    certificate = life_data(node, now)
+    return "; ".join(each for each in (node.error, certificate["error"] if certificate else "") if each)
+
+
 def node_data(node: "NodeReport", current: int, now: float) -> dict[str, Any]:
     """A node as JSON data; `age` and `seen` are seconds."""
     return {
@@ -109,4 +131,5 @@ def node_data(node: "NodeReport", current: int, now: float) -> dict[str, Any]:
         "seen": round(max(0.0, now - node.seen), 3),
         "version": node.version,
         "addresses": list(node.addresses),
+        "certificate": life_data(node, now),
     }

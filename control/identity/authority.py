@@ -7,7 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from control.identity import x509 as certificates
+from control.identity.bundles import Bundle, write_bundle
+from control.identity.folders import AuthorityError, told
 from control.identity.identity import Identity, read_certificates
+from control.identity.ledger import Ledger
 from control.identity.names import spiffe_id
 from control.identity.private_files import read_secret, write_file
+from control.identity.tokens import make_token, read_token
 
-_STATE, _TOKEN_KEY, _LOCK = "authority.json", "tokens.key", "lock"
-
-
-class AuthorityError(Exception):
-    """The folder cannot be used: one line for a person, with what to do."""
-
-
-def default_folder(mesh: str) -> Path:
-    """Where the authority of the mesh is kept unless told otherwise; see the XDG Base Directory Specification."""
-    data = os.environ.get("XDG_DATA_HOME", "")
-    base = Path(data) if data.startswith("/") else Path.home() / ".local/share"
-    return base / "mitmesh" / "ca" / mesh
+_STATE, _TOKEN_KEY, _LEDGER, _LOCK = "authority.json", "tokens.key", "ledger.json", "lock"
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,11 @@ class State:
     serial: int = 1
     """One more at each change of what proxies must know; proxies take no lower one than they have seen."""
     since: float = 0.0
-    """When the newest root came, in Unix seconds."""
+    """Unix seconds: when the newest root came, and once it signs, since when it does."""
+
+    @property
+    def rotating(self) -> bool:
+        return len(self.roots) > 1
 
 
 class Authority:
@@ -108,8 +105,9 @@ class Authority:
             )
         return state
 
-    def _save(self, state: State) -> None:
+    def _save(self, state: State) -> State:
         write_file(self.folder / _STATE, json.dumps(asdict(state), indent=2).encode() + b"\n")
+        return state
 
     def _key_file(self, number: int) -> Path:
         return self.folder / f"root-{number}.key"
@@ -126,11 +124,17 @@ class Authority:
     def root_key(self, number: int) -> ec.EllipticCurvePrivateKey:
         return certificates.read_key(read_secret(self._key_file(number)))
 
-    def bundle(self) -> bytes:
-        """The trusted roots, PEM; the one that signs comes first."""
+    def bundle(self) -> Bundle:
+        """The trusted roots; the one that signs comes first."""
         state = self.state()
-        order = sorted(state.roots, key=lambda number: number != state.signing)
-        return b"".join(self.root(number).public_bytes(Encoding.PEM) for number in order)
+        roots = tuple(self.root(number) for number in _signing_first(state))
+        return Bundle(state.serial, roots, certificates.fingerprint(roots[0]))
+
+    def statement(self) -> str:
+        """The bundle as it goes to Redis, signed by every root. Raises AuthorityError."""
+        with told():
+            keys = [self.root_key(number) for number in _signing_first(self.state())]
+            return write_bundle(self.mesh, self.bundle(), keys)
 
     def sign(self, name: str, public_key: ec.EllipticCurvePublicKey, lifetime: float) -> bytes:
         """A leaf for that SPIFFE ID, PEM. The caller has made sure that the key is its owner's. Raises AuthorityError."""
@@ -147,15 +151,78 @@ class Authority:
         key = certificates.new_key()
         with told():
             certificate = self.sign(spiffe_id(self.mesh, service), key.public_key(), lifetime)
-            return Identity.of(certificate, certificates.key_pem(key), self.bundle())
+            return Identity.of(certificate, certificates.key_pem(key), self.bundle().pem)
+
+    # Roots come and go
+
+    def begin_rotation(self) -> State:
+        """A new root, trusted beside the old one, which still signs. Raises AuthorityError."""
+        with told(), self.locked():
+            state = self.state()
+            if state.rotating:
+                raise AuthorityError("a rotation is under way: `mitmesh ca status` says how far it is")
+            number = state.roots[-1] + 1
+            self._make_root(number)
+            return self._save(
+                replace(state, roots=(*state.roots, number), serial=state.serial + 1, since=self.clock())
+            )
+
+    def sign_with_newest(self) -> State:
+        """From now on the newest root signs; what the old one signed is still trusted."""
+        with told(), self.locked():
+            state = self.state()
+            if state.signing == state.roots[-1]:
+                return state
+            return self._save(
+                replace(state, signing=state.roots[-1], serial=state.serial + 1, since=self.clock())
+            )
+
+    def drop_old_roots(self) -> State:
+        """Only the root that signs is trusted; the others' keys are deleted."""
+        with told(), self.locked():
+            state = self.state()
+            if not state.rotating:
+                return state
+            done = self._save(replace(state, roots=(state.signing,), serial=state.serial + 1))
+            for number in state.roots:
+                if number != state.signing:
+                    self._key_file(number).unlink(missing_ok=True)
+            return done
+
+    # Tokens
+
+    @property
+    def _ledger_file(self) -> Path:
+        return self.folder / _LEDGER
+
+    def token_key(self) -> bytes:
+        return read_secret(self.folder / _TOKEN_KEY)
+
+    def ledger(self) -> Ledger:
+        """Raises AuthorityError."""
+        with told():
+            return Ledger.read(self._ledger_file)
+
+    def remember(self, ledger: Ledger) -> None:
+        """In place of the ledger that was read under the same lock."""
+        with told():
+            if ledger != Ledger.read(self._ledger_file):
+                ledger.write(self._ledger_file)
+
+    def new_token(self, service: str, lifetime: float, uses: int) -> str:
+        """A join token for the service, remembered by its digest. Raises AuthorityError."""
+        with told(), self.locked():
+            signing = certificates.fingerprint(self.root(self.state().signing))
+            now = self.clock()
+            text = make_token(self.token_key(), self.mesh, service, now + lifetime, uses, signing)
+            Ledger.read(self._ledger_file).with_token(read_token(text), now).write(self._ledger_file)
+            return text
+
+    def revoke(self, service: str) -> None:
+        """The service's tokens and certificates of before now get it no new certificate. Raises AuthorityError."""
+        with told(), self.locked():
+            Ledger.read(self._ledger_file).revoke(service.lower(), self.clock()).write(self._ledger_file)
 
 
-@contextlib.contextmanager
-def told() -> Iterator[None]:
-    """What goes wrong with the files becomes an AuthorityError."""
-    try:
-        yield
-    except OSError as error:
-        raise AuthorityError(f"{error.filename}: {error.strerror}") from None
-    except ValueError as error:
-        raise AuthorityError(str(error)) from None
+def _signing_first(state: State) -> list[int]:
+    return sorted(state.roots, key=lambda number: number != state.signing)

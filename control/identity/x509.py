@@ -113,6 +113,12 @@ def _builder(
     )
 
 
+def made_at(certificate: x509.Certificate) -> float:
+    """Unix seconds at which the authority made it, to the second: it is backdated."""
+    start, end = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+    return start + min(BACKDATED, (end - start) / 3)
+
+
 def _time(seconds: float) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC)
 
@@ -131,21 +137,21 @@ def _usage(signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def uri_of(certificate: x509.Certificate) -> str:
-    """The one URI among its names. Raises ValueError if there is none, or more than one: then it is no SPIFFE ID."""
+def uri_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> str:
+    """The one URI among the names of a certificate or of a request for one. Raises ValueError if there is none, or more than one: then it is no SPIFFE ID."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
-        raise ValueError("the certificate names no URI") from None
+        raise ValueError("it names no URI") from None
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1:
-        raise ValueError(f"the certificate names {len(uris) or 'no'} URI{'s' if uris else ''}, not one")
+        raise ValueError(f"it names {len(uris) or 'no'} URI{'s' if uris else ''}, not one")
     return uris[0]
 
 
 def check_leaf(certificate: x509.Certificate, roots: Sequence[x509.Certificate], now: float) -> str:
     """The SPIFFE ID that the certificate proves under one of the roots at this time. Raises ValueError with the reason."""
-    signer = next((root for root in roots if _signed_by(certificate, root)), None)
+    signer = next((root for root in roots if signed_by(certificate, root)), None)
     if signer is None:
         raise ValueError("the certificate is signed by none of the trusted roots")
     for whose, each in (("the certificate", certificate), ("its root", signer)):
@@ -161,7 +167,8 @@ def check_leaf(certificate: x509.Certificate, roots: Sequence[x509.Certificate],
     return uri_of(certificate)
 
 
-def _signed_by(certificate: x509.Certificate, root: x509.Certificate) -> bool:
+def signed_by(certificate: x509.Certificate, root: x509.Certificate) -> bool:
+    """Whether the root itself, by name and key, has signed the certificate."""
     try:
         certificate.verify_directly_issued_by(root)
     except (ValueError, TypeError, InvalidSignature):
