@@ -10,6 +10,10 @@ _ROOT = str(Path(__file__).resolve().parent.parent)
 if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
+from addons import lean_imports  # noqa: E402
+
+lean_imports.install()
+
 from mitmproxy import exceptions, hooks, master, options  # noqa: E402
 from mitmproxy.addonmanager import Loader  # noqa: E402
 from mitmproxy.addons import (  # noqa: E402
