@@ -6,7 +6,8 @@
 | NR | 404 | no service claims the host |
 | UF | 503 | no connection to the endpoint |
 | UC | 503 | the connection ended before an answer |
-| UH | 503 | no endpoint to send to |
+| UH | 503 | no endpoint to send to, or all are ejected by the circuit breaker |
+| UO | 503 | a limit of the circuit breaker is reached |
 | UT | 504 | time ran out |
 | RL | 429 | over a rate limit |
 | UPE | 502 | the endpoint's answer was not HTTP |
@@ -61,7 +62,7 @@ def own_answer(flow: http.HTTPFlow, exchange: Exchange | None, status: int, flag
 def answer_itself(
     flow: http.HTTPFlow,
     exchange: Exchange,
-    attempt: Attempt,
+    attempt: Attempt | None,
     answer: FixedAnswer | None,
     deadline: Deadline,
 ) -> None:
@@ -77,6 +78,7 @@ def answer_itself(
         flow.response = made_answer(flow.request, answer.status, answer.body, answer.fields)
         flow.response.headers[FLAG_HEADER] = "FI"
     else:
+        assert attempt is not None
         assert attempt.error is not None
         status, flag, text = _OWN_ANSWERS[attempt.error]
         own_answer(flow, exchange, status, flag, text.format(attempt.address, attempt.detail))

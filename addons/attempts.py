@@ -13,7 +13,7 @@ import time
 from mitmproxy import http
 
 from addons.acting import Acting
-from addons.answers import answer_itself, own_answer
+from addons.answers import answer_itself
 from addons.deadline import Deadline
 from addons.engine.answer import Answer
 from addons.engine.carrier import carrier_of
@@ -21,14 +21,15 @@ from addons.engine.client import Client
 from addons.engine.errors import UpstreamError
 from addons.engine.hooks import HookTable
 from addons.engine.origin import Origin
+from addons.engine.room import make_room
 from addons.exchange import Attempt, Exchange
 from addons.faulty_answer import FaultyAnswer
 from addons.injecting import inject
-from addons.load_balancing import LoadBalancing
+from addons.picking import Picking
 from addons.upstream_request import body_of, head_of
 from control.policy.answers import FixedAnswer
 from control.policy.retrying import IDEMPOTENT, has_idempotency_key
-from control.policy.snapshot import CompiledRoute, Endpoint
+from control.policy.snapshot import Endpoint
 
 CONNECT_TIMEOUT = 5.0
 IDLE_TIMEOUT = 300.0
@@ -38,11 +39,12 @@ _IDEMPOTENT = frozenset(method.encode() for method in IDEMPOTENT)
 class Attempts:
     """Shared by all exchanges of a proxy."""
 
-    def __init__(self, client: Client, hooks: HookTable, balancing: LoadBalancing) -> None:
+    def __init__(self, client: Client, hooks: HookTable, picking: Picking) -> None:
         self._client = client
         self.hooks = hooks
-        self._balancing = balancing
-        self._turns = balancing.turns
+        self.begin = picking.begin
+        self.answer_unsent = picking.answer_unsent
+        self.admitted = picking.limits.admitted
         self._loop: asyncio.AbstractEventLoop | None = None
         self._origins: dict[tuple[str, int, bool, str], Origin] = {}
 
@@ -62,6 +64,7 @@ class Attempts:
         if route is not None and route.timeout is not None:
             # From here on, as in Envoy: a client that sends its request slowly has no less time for the answer.
             deadline.start(route.timeout)
+        limited = route is not None and route.circuit_breaker is not None and route.circuit_breaker.admits
         tried: list[Endpoint] = []
         carrier = carrier_of(flow)
         upload = carrier.upload if carrier is not None else None
@@ -72,11 +75,11 @@ class Attempts:
         answer: Answer | FixedAnswer | None = None
         try:
             while True:
+                if limited and not await self.admitted(flow, exchange, deadline):
+                    return None
                 attempt = self.begin(flow, exchange, tried)
                 if attempt is None:
-                    own_answer(
-                        flow, exchange, 503, "UH", f"service {exchange.service} has no endpoint to send to"
-                    )
+                    self.answer_unsent(flow, exchange)
                     return None
                 if (rest := hooks.run("mesh_attempt", flow, attempt)) is not None:
                     await rest
@@ -104,31 +107,6 @@ class Attempts:
         answer_itself(flow, exchange, attempt, answer, deadline)
         return None
 
-    def begin(self, flow: http.HTTPFlow, exchange: Exchange, tried: list[Endpoint]) -> Attempt | None:
-        """A new attempt at the next endpoint; None: there is none to pick."""
-        share = exchange.share
-        request = flow.request
-        number = len(exchange.attempts) + 1
-        if share is None:
-            attempt = Attempt(number, None, request.host, request.port)
-        else:
-            avoid = tried if tried and _elsewhere(exchange.route) else ()
-            # Most often, in short, what `pick` of the balancing does.
-            turns = self._turns.get((share.service, share.version, number > 1))
-            if turns is not None and share.balancing is None:
-                endpoint = turns.pick(share.endpoints, avoid)
-            else:
-                endpoint = self._balancing.pick(flow, exchange, share, avoid)
-            if endpoint is None:
-                return None
-            tried.append(endpoint)
-            if len(tried) >= len(share.endpoints):
-                # Every one was tried: the next round starts afresh, but not where this one ended.
-                tried[:-1] = []
-            attempt = Attempt(number, endpoint, endpoint.host, endpoint.port)
-        exchange.attempts.append(attempt)
-        return attempt
-
     async def _try(
         self, flow: http.HTTPFlow, exchange: Exchange, attempt: Attempt, deadline: Deadline, head: bytes
     ) -> Answer | FixedAnswer | None:
@@ -144,8 +122,11 @@ class Attempts:
         request = flow.request
         carrier = carrier_of(flow)
         upload = carrier.upload if carrier is not None else None
+        origin = self._origin(flow, attempt)
+        if route is not None and route.circuit_breaker is not None and route.circuit_breaker.connections:
+            make_room(self._client, origin, route.addresses(), route.circuit_breaker.connections)
         call = self._client.send(
-            self._origin(flow, attempt),
+            origin,
             head,
             body_of(request) if upload is None else None,
             method=request.data.method,
@@ -201,7 +182,3 @@ def _bent(
         deadline.call = bent
     deadline.answered(bent is None or bent.complete)
     return bent
-
-
-def _elsewhere(route: CompiledRoute | None) -> bool:
-    return route is not None and route.retry is not None and route.retry.other_endpoint

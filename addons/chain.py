@@ -4,14 +4,17 @@ from addons.access_log import AccessLog
 from addons.authorization import Authorization
 from addons.backstop import Backstop
 from addons.certificates import Certificates
+from addons.circuit_breaker import CircuitBreaker
 from addons.cors import Cors
 from addons.direct_answers import DirectAnswers
 from addons.faults import Faults
 from addons.forwarder import Forwarder
+from addons.limits import Limits
 from addons.load_balancing import LoadBalancing
 from addons.metrics import Metrics
 from addons.metrics_pages import MetricsPages
 from addons.passthrough import Passthrough
+from addons.picking import Picking
 from addons.policy_feed import PolicyFeed
 from addons.rate_limit import RateLimit
 from addons.retry import Retry
@@ -25,12 +28,15 @@ def chain() -> list[object]:
     feed, metrics, balancing = PolicyFeed(), Metrics(), LoadBalancing()
     authorization = Authorization()
     routing = Routing(authorization=authorization)
-    forwarder = Forwarder(balancing)
     rate_limit = RateLimit(feed)
     metrics.more.append(rate_limit.counts)
+    breaking = CircuitBreaker(balancing)
+    limits = Limits()
+    forwarder = Forwarder(Picking(balancing, breaking, limits))
     feed.reports["traffic"] = metrics.summary
     feed.reports["identity"] = certificates.report
     metrics.gauges.append(certificates.gauges)
+    feed.reports["breakers"] = breaking.report
     return [
         MetricsPages(
             metrics, feed, forwarder
@@ -46,6 +52,8 @@ def chain() -> list[object]:
         Passthrough(routing, forwarder),  # takes what cannot be buffered, before its body is read
         Faults(),  # beneath retry: acts on each attempt before it goes out
         Retry(),  # judges each attempt's outcome, a fault's included
+        breaking,  # after retry and faults: what these make of an attempt is its outcome
+        limits,  # after retry, which says whether an attempt is followed by a pause
         balancing,  # after retry: notes which attempts are over, and which are not the last
         forwarder,  # runs the attempts, asking those above
         Backstop(),  # after all that sends: what is left over goes nowhere

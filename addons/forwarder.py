@@ -18,8 +18,8 @@ from addons.engine.hooks import HookTable
 from addons.engine.link import Link
 from addons.engine.wire import Fields, end_to_end, value
 from addons.exchange import Exchange, exchange_of
-from addons.load_balancing import LoadBalancing
 from addons.own_stack import stopping
+from addons.picking import Picking
 from addons.relay import Relay
 from addons.upstream_server import server_of
 
@@ -34,8 +34,8 @@ _FRAMING = (b"content-length", b"transfer-encoding")
 class Forwarder:
     """Enforcing: what it cannot send by the policy, it does not let mitmproxy send without."""
 
-    def __init__(self, balancing: LoadBalancing | None = None) -> None:
-        self._balancing = balancing or LoadBalancing()
+    def __init__(self, picking: Picking | None = None) -> None:
+        self.picking = picking or Picking()
         self.client: Client | None = None
         self.attempts: Attempts | None = None
         self._relay: Relay | None = None
@@ -43,7 +43,8 @@ class Forwarder:
     def running(self) -> None:
         if self.client is None:
             self.client = Client(objection=_is_itself)
-            self.attempts = Attempts(self.client, HookTable(ctx.master.addons), self._balancing)
+            hooks = HookTable(ctx.master.addons)
+            self.attempts = Attempts(self.client, hooks, self.picking)
             self._relay = Relay()
 
     def done(self) -> None:
@@ -99,8 +100,11 @@ class Forwarder:
             self._relay.restore(flow, exchange)
         if exchange.attempts:
             set_field(flow.response, ATTEMPTS_HEADER, b"%d" % len(exchange.attempts))
-        if "URX" in exchange.flags and exchange.attempts and exchange.attempts[-1].error is None:
-            flow.response.headers[FLAG_HEADER] = "URX"
+        if exchange.flags and exchange.attempts and exchange.attempts[-1].error is None:
+            for flag in ("UO", "URX"):
+                if flag in exchange.flags:
+                    flow.response.headers[FLAG_HEADER] = flag
+                    break
 
     def error(self, flow: http.HTTPFlow) -> None:
         carrier, exchange = carrier_of(flow), exchange_of(flow)

@@ -1,13 +1,13 @@
 """What the proxy can tell of itself at this moment, gathered for a scrape."""
 
 from addons.engine.client import PoolStats
-from addons.engine.origin import Origin
 from addons.forwarder import Forwarder
 from addons.metrics import Metrics
-from addons.metrics_labels import LATENCY, UNKNOWN, addresses_of
+from addons.metrics_labels import LATENCY, UNCLAIMED, UNKNOWN, addresses_of
 from addons.metrics_series import Labels
 from addons.metrics_text import Counts, Histogram, Picture
 from addons.policy_feed import PolicyFeed, release
+from control.policy.breaking import State
 from control.policy.snapshot import Snapshot
 
 
@@ -39,6 +39,7 @@ class Photographer:
             picture.counts += counts()
         self._policy(picture)
         self._pools(picture)
+        self._breakers(picture)
         self._own(picture)
         return picture
 
@@ -71,19 +72,39 @@ class Photographer:
         stats = client.stats() if client is not None else {}
         values: dict[Labels, float] = {}
         for origin, pool in stats.items():
-            endpoint = self._endpoint(origin)
+            endpoint = self._endpoint(str(origin))
             for state, count in _states(pool):
                 values[endpoint, state] = values.get((endpoint, state), 0) + count
         told = "Connections of the pool, by what they do"
         picture.gauges.append(("mitmesh_upstream_connections", told, values, ("endpoint", "state")))
 
-    def _endpoint(self, origin: Origin) -> str:
+    def _breakers(self, picture: Picture) -> None:
+        picking = self._forwarder.picking
+        names = ("destination_service", "endpoint")
+        ejected: dict[Labels, float] = {
+            (service or UNCLAIMED, self._endpoint(address), health.state.value): 1
+            for service, address, health in picking.breaking.states()
+            if health.state is not State.CLOSED
+        }
+        told = "Endpoints that a circuit breaker has ejected"
+        picture.gauges.append(("mitmesh_endpoints_ejected", told, ejected, (*names, "state")))
+        ejections: dict[Labels, float] = {}
+        for (service, address), count in picking.breaking.ejections.items():
+            labels = (service or UNCLAIMED, self._endpoint(address))
+            ejections[labels] = ejections.get(labels, 0) + count
+        picture.counts.append(Counts("mitmesh_ejections", names, list(ejections.items())))
+        used: dict[Labels, float] = {}
+        for service, limit, count in picking.limits.usage():
+            used[service or UNCLAIMED, limit] = used.get((service or UNCLAIMED, limit), 0) + count
+        told = "What is under way where a circuit breaker limits it"
+        picture.gauges.append(("mitmesh_limit_used", told, used, ("destination_service", "limit")))
+
+    def _endpoint(self, address: str) -> str:
         """As label: addresses that the policy does not name are without number."""
         sync = self._feed.sync
         if sync is not None and sync.snapshot is not None and sync.snapshot is not self._snapshot:
             self._snapshot = sync.snapshot
             self._addresses = addresses_of(sync.snapshot)
-        address = str(origin)
         return address if address in self._addresses else UNKNOWN
 
     def _own(self, picture: Picture) -> None:

@@ -25,6 +25,7 @@ HELP = {
     "mitmesh_upstream_duration_milliseconds": "From the start of an attempt to the head of its answer, injected delays left out",
     "mitmesh_metrics_errors": "Exchanges that were not counted, and summaries not made, for a bug",
     "mitmesh_rate_limit_unanswered": "Requests under a rate limit of the mesh for which Redis could not be asked",
+    "mitmesh_ejections": "Times that a circuit breaker ejected an endpoint",
     "mitmesh_request_bytes": "Bytes of request bodies",
     "mitmesh_response_bytes": "Bytes of answers' bodies",
 }

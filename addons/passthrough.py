@@ -191,11 +191,11 @@ class Passthrough:
         per_try = route.retry.per_try_timeout if route is not None and route.retry is not None else None
         tried: list[Endpoint] = []
         while True:
+            if not await attempts.admitted(flow, exchange, deadline):
+                return None
             attempt = attempts.begin(flow, exchange, tried)
             if attempt is None:
-                own_answer(
-                    flow, exchange, 503, "UH", f"service {exchange.service} has no endpoint to send to"
-                )
+                attempts.answer_unsent(flow, exchange)
                 return None
             await attempts.hooks.trigger("mesh_attempt", flow, attempt)
             injected = await inject(attempt, deadline, per_try)

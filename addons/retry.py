@@ -75,6 +75,10 @@ class Retry:
         if retry.budget and not retry.budget.try_acquire(self._requests[service], self._retries[service]):
             exchange.flag("URX")
             return
+        breaker = exchange.route.circuit_breaker if exchange.route is not None else None
+        if breaker is not None and breaker.retries is not None and self._retries[service] >= breaker.retries:
+            exchange.flag("UO")
+            return
         wait = pause(retry, attempt.number, self._random)
         if retry.retry_after and attempt.status is not None:
             wait = max(wait, retry_after(attempt.fields, time.time()) or 0.0)

@@ -228,7 +228,22 @@ authorization_rules = some(
 authorizations = some(
     allow=listed(authorization_rules), deny=listed(authorization_rules), audit=st.booleans()
 )
+breakers = some(
+    consecutive_failures=st.integers(0, 100),
+    open_for=st.sampled_from(["10ms", "1.5s", "5m"]),
+    max_open=st.sampled_from(["5m", "1h"]),
+    max_ejected=percents,
+    panic=st.booleans(),
+    limits=st.one_of(
+        st.fixed_dictionaries(
+            {"connections": st.integers(1, 9)},
+            optional={"pending": st.integers(0, 9), "retries": st.integers(0, 9)},
+        ),
+        one(requests=st.integers(1, 9)),
+    ),
+)
 settings = {
+    "circuit_breaker": breakers,
     "timeout": times,
     "connect_timeout": some_times,
     "idle_timeout": times,

@@ -9,7 +9,7 @@ from addons.attempts import Attempts
 from addons.deadline import Deadline
 from addons.engine.client import Client
 from addons.engine.hooks import HookTable
-from addons.load_balancing import LoadBalancing
+from addons.picking import Picking
 from addons.routing import Routing
 from tests.flows import make_flow, pinned, snapshot
 
@@ -21,7 +21,7 @@ class NoAddons:
 
 
 def attempts() -> Attempts:
-    return Attempts(Client(), HookTable(NoAddons()), LoadBalancing())
+    return Attempts(Client(), HookTable(NoAddons()), Picking())
 
 
 def routed(policy: str, url: str = "http://web/"):

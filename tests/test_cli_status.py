@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from control.breakers import Ejected, write_breakers
 from control.commands import following
 from control.commands.following import since
 from control.store import Store
@@ -124,6 +125,26 @@ def test_certificates_that_are_near_their_end_and_refusals(mitmesh: Mitmesh, red
     certificate = data["nodes"][1]["certificate"]
     assert (certificate["ending"], certificate["error"], certificate["root"]) == (True, "no answer", "ab")
     assert 840 < certificate["left"] <= 890
+
+
+def test_status_of_breakers(mitmesh: Mitmesh, redis_url: str) -> None:
+    ejected = [
+        Ejected("reviews", "10.0.0.1:80", "open", 4.0, 6.0, 1),
+        Ejected("", "10.0.0.2:80", "open", 40.0, 0.0, 3),
+        Ejected("reviews", "10.0.0.3:80", "half-open", 0.1, 0.0, 2),
+    ]
+    report(redis_url, node("one", 0, extra={"breakers": write_breakers(ejected)}), node("two", 0))
+    _, _, *rows = mitmesh("status").out.splitlines()
+    blank = rows.index("")
+    assert [row.split() for row in rows[blank + 1 :]] == [
+        ["NODE", "SERVICE", "ENDPOINT", "BREAKER", "EJECTIONS"],
+        ["one", "reviews", "10.0.0.1:80", "open,", "probed", "in", "6.0s", "1"],
+        ["one", "-", "10.0.0.2:80", "open,", "the", "next", "request", "is", "a", "probe", "3"],
+        ["one", "reviews", "10.0.0.3:80", "half-open", "2"],
+    ]
+    one, two = json.loads(mitmesh("status", "--json").out)["nodes"]
+    assert one["breakers"] == [each.data() for each in ejected]
+    assert two["breakers"] == []
 
 
 class Watching:

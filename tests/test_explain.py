@@ -250,6 +250,24 @@ def test_the_proxy_takes_the_route_explained_or_one_told_to_be_random(matches: l
     assert taken.label in [*random_routes, explanation.route.label]
 
 
+def test_the_circuit_breaker_with_its_defaults() -> None:
+    said = {"service": "a", "circuit_breaker": {"open_for": "1m", "limits": {"requests": 9}}}
+    whole = explain(snapshot(said), request(host="a"))
+    assert whole.data()["circuit_breaker"] == {
+        "consecutive_failures": 5,
+        "open_for": "1m",
+        "max_open": "5m",
+        "max_ejected": 50,
+        "panic": False,
+        "limits": {"requests": 9},
+    }
+    assert (
+        "circuit_breaker  {consecutive_failures: 5, open_for: 1m, max_open: 5m, max_ejected: 50, panic: false,"
+        " limits: {requests: 9}}   (from a)" in whole.lines()
+    )
+    assert "circuit_breaker" not in explain(snapshot({"service": "a"}), request(host="a")).data()
+
+
 def test_the_balancer_and_where_it_sends_this_request() -> None:
     hashed = {
         "service": "a",

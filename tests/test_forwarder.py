@@ -182,9 +182,9 @@ async def test_a_service_that_is_gone_is_forgotten():
     with Upstream() as upstream:
         async with chain(web(upstream)) as mesh:
             await mesh.send(make_flow("http://web/"))
-            assert len(mesh.forwarder._balancing.turns) == 1
-            mesh.forwarder._balancing.mesh_policy(snapshot())
-            assert mesh.forwarder._balancing.turns == {}
+            assert len(mesh.forwarder.picking.balancing.turns) == 1
+            mesh.forwarder.picking.balancing.mesh_policy(snapshot())
+            assert mesh.forwarder.picking.balancing.turns == {}
 
 
 async def test_own_hooks_see_each_attempt_in_order():

@@ -195,6 +195,25 @@ def test_an_answer_that_breaks_off_or_whose_caller_leaves_is_counted_once(
     assert found.get(("200", "UC")) == 1
 
 
+def test_what_a_circuit_breaker_does_is_seen(proxy: Running, upstream: Upstream) -> None:
+    dead = f"127.0.0.1:{free_port()}"
+    proxy.apply(
+        f"""\
+        service: back
+        endpoints: ["{upstream.address}", "{dead}"]
+        retry: 2
+        circuit_breaker: {{consecutive_failures: 2, open_for: 1h, max_open: 1h, limits: {{requests: 5}}}}
+        """
+    )
+    for _ in range(8):
+        assert get(proxy.outbound, "http://back/").status == 200
+    text = proxy.scrape()
+    labels = ("destination_service", "endpoint")
+    assert values(text, "mitmesh_endpoints_ejected", *labels, "state") == {("back", dead, "open"): 1}
+    assert values(text, "mitmesh_ejections_total", *labels) == {("back", dead): 1}
+    assert set(values(text, "mitmesh_limit_used").values()) <= {0}
+
+
 def test_pages_that_are_not_there(proxy: Running) -> None:
     for port, base in ((proxy.outbound, "http://mesh.local"), (proxy.metrics, "")):
         assert get(port, f"{base}/").text == "here are /metrics, /healthz, /readyz\n"

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from control.breakers import breakers_of
 from control.commands.certificate_lives import life_data, life_text
 from control.commands.options import Json, Mesh, Redis, target_of
 from control.commands.output import ago, counted, say, say_json, table, timestamp, warn
 
 if TYPE_CHECKING:
+    from control.breakers import Ejected
     from control.store import NodeReport, Store, Stored
     from control.store_identity import Refusal
 
@@ -22,7 +24,8 @@ def status(context: typer.Context, as_json: Json = False, redis: Redis = None, m
 
     AGE is the time since the proxy started, SEEN since its last report. A proxy
     that refused a revision or lags behind is shown, not an error of this
-    command: the exit code is 0.
+    command: the exit code is 0. Endpoints that a circuit breaker has ejected
+    follow, with when they are tried again.
     """
     target = target_of(context, redis, mesh)
 
@@ -81,6 +84,9 @@ def status(context: typer.Context, as_json: Json = False, redis: Redis = None, m
             say(f"{where} expired {ago(now - end)} ago ({timestamp(end)})", "yellow")
         else:
             say(f"{where} expires in {ago(end - now)} ({timestamp(end)})")
+    if ejected := [(node.id, each) for node in nodes for each in breakers_of(node)]:
+        say("")
+        table(("NODE", "SERVICE", "ENDPOINT", "BREAKER", "EJECTIONS"), [_row(*each) for each in ejected])
 
 
 def timed_parts(stored: "Stored") -> list[dict[str, Any]]:
@@ -132,4 +138,12 @@ def node_data(node: "NodeReport", current: int, now: float) -> dict[str, Any]:
         "version": node.version,
         "addresses": list(node.addresses),
         "certificate": life_data(node, now),
+        "breakers": [each.data() for each in breakers_of(node)],
     }
+
+
+def _row(node: str, breaker: "Ejected") -> tuple[str, ...]:
+    how = breaker.state
+    if breaker.state == "open":
+        how = f"open, probed in {ago(breaker.left)}" if breaker.left else "open, the next request is a probe"
+    return node, breaker.service or "-", breaker.endpoint, how, f"{breaker.ejections}"

@@ -8,6 +8,7 @@ from typing import Any
 from control.policy.answers import compile_access_log, compile_answer
 from control.policy.authorizing import compile_authorization
 from control.policy.balancers import Balancing, compile_balancing
+from control.policy.breaking import compile_breaker
 from control.policy.cors import compile_cors
 from control.policy.endpoints import EndpointTable
 from control.policy.expiring import NEVER_BEGUN, in_force, label_of
@@ -32,6 +33,7 @@ BUILT_IN: Level = {
     "connect_timeout": 5.0,
     "idle_timeout": 300.0,
     "retry": None,
+    "circuit_breaker": None,
     "faults": (),
     "request_faults": (),
     "request_headers": None,
@@ -50,7 +52,7 @@ BUILT_IN: Level = {
 def compile_level(
     settings: Settings, owner: str, now: float, conditions: Condition | None = None
 ) -> dict[str, Any]:
-    """What this level sets at `now`; `owner` names it in the identity of its faults, `conditions` are those of a route."""
+    """What this level sets at `now`; `owner` names it in the identity of its faults and breaker, `conditions` are those of a route."""
     level: dict[str, Any] = {}
     if settings.timeout is not None:
         level["timeout"] = settings.timeout or None
@@ -60,6 +62,8 @@ def compile_level(
         level["idle_timeout"] = settings.idle_timeout or None
     if settings.retry is not None:
         level["retry"] = compile_retry(settings.retry)
+    if settings.circuit_breaker is not None:
+        level["circuit_breaker"] = compile_breaker(settings.circuit_breaker, owner)
     if settings.faults is not None:
         faults = tuple(fault for fault in settings.faults if in_force(fault, now))
         level["faults"] = compile_faults(faults, owner)
@@ -158,7 +162,7 @@ def compile_unclaimed(defaults: Level) -> CompiledService:
 
 def _place(route: Route) -> str:
     """What a route is known by when others are put before it: its name, else its match."""
-    if route.name is not None or not (route.faults or route.rate_limit):
+    if route.name is not None or not (route.faults or route.rate_limit or route.circuit_breaker):
         return route.name or ""
     return json.dumps([match.document() for match in route.match or ()], sort_keys=True)
 

@@ -9,11 +9,20 @@ from control.policy.errors import one_line
 from control.policy.expiring import end_text
 from control.policy.facts import RequestFacts
 from control.policy.faulting import CompiledFault
-from control.policy.model import Fault, Retry
+from control.policy.model import Fault
+from control.policy.parts import Part
 from control.policy.retrying import CompiledRetry
 from control.policy.routes import CompiledRoute
 from control.policy.units import format_duration
 
+_SHOWN_IF_SAID = (
+    "circuit_breaker",
+    "rate_limit",
+    "cors",
+    "request_headers",
+    "response_headers",
+    "access_log",
+)
 _PLAIN = re.compile(r"[A-Za-z0-9_./%][A-Za-z0-9_./%+-]*", re.ASCII)
 
 
@@ -29,6 +38,8 @@ def settings_data(
         "faults": [_fault_data(fault.source) for fault in faults],
         "mtls": route.mtls or "off",
     }
+    if route.circuit_breaker is not None:
+        data["circuit_breaker"] = _whole(route.circuit_breaker.source)
     if route.request_headers is not None:
         data["request_headers"] = route.request_headers.source.document()
     if route.response_headers is not None:
@@ -72,10 +83,15 @@ def _duration(seconds: float | None) -> str | None:
     return None if seconds is None else format_duration(seconds)
 
 
+def _whole(part: Part) -> dict[str, Any]:
+    """All of it, defaults too."""
+    data: dict[str, Any] = part.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return data
+
+
 def _retry_data(retry: CompiledRetry) -> dict[str, Any]:
     """All of it, defaults too."""
-    source: Retry = retry.source
-    data: dict[str, Any] = source.model_dump(mode="json", by_alias=True, exclude_none=True)
+    data = _whole(retry.source)
     data["methods"] = sorted(retry.methods)
     return data
 
@@ -126,7 +142,7 @@ def _rows(facts: RequestFacts, data: dict[str, Any]) -> Iterator[tuple[str, str]
     for name, lapsed in _first_named("expired", data.get("expired", [])):
         yield name, lapsed
     yield "mtls", f"{data['mtls']}{said('mtls')}"
-    for field in ("rate_limit", "cors", "request_headers", "response_headers", "access_log"):
+    for field in _SHOWN_IF_SAID:
         if field in data:
             yield field, f"{_flow(data[field])}{said(field)}"
 

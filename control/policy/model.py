@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field
 
 from control.policy.actions import AccessLog, HeaderOperations, Respond, access_log_short
 from control.policy.addresses import split_host_port
+from control.policy.circuit_breakers import CircuitBreaker, Limits
 from control.policy.conditions import BodyMatch, Match, Matcher, Matches, PathMatch, StringMatch
 from control.policy.destinations import DEFAULT_VERSION, Destination, Endpoint, Endpoints, endpoints_short
 from control.policy.fault_parts import Abort, Delay, Fault, Normal, since_needs_for
@@ -46,6 +47,7 @@ __all__ = [
     "BodyMatch",
     "Budget",
     "ByHeader",
+    "CircuitBreaker",
     "Cors",
     "Delay",
     "Destination",
@@ -54,6 +56,7 @@ __all__ = [
     "HashBalancer",
     "HashKey",
     "HeaderOperations",
+    "Limits",
     "Match",
     "Matcher",
     "Normal",
@@ -92,6 +95,9 @@ class Settings(Part):
         ]
         | None
     ) = Field(None, description="another try when one fails; default: none")
+    circuit_breaker: CircuitBreaker | None = Field(
+        None, description="leave endpoints alone that fail again and again; default: never"
+    )
     faults: Annotated[tuple[Fault, ...], Field(strict=False)] | None = Field(
         None, description="failures made on purpose"
     )

@@ -7,6 +7,7 @@ from typing import Literal
 from control.policy.answers import CompiledAccessLog, FixedAnswer
 from control.policy.authorizing import CompiledAuthorization
 from control.policy.balancers import Balancing
+from control.policy.breaking import CompiledBreaker
 from control.policy.cors import CompiledCors
 from control.policy.endpoints import Endpoint
 from control.policy.facts import RequestFacts
@@ -53,6 +54,7 @@ class CompiledRoute:
     connect_timeout: float
     idle_timeout: float | None
     retry: CompiledRetry | None
+    circuit_breaker: CompiledBreaker | None
     faults: tuple[CompiledFault, ...]
     request_faults: tuple[CompiledFault, ...]
     request_headers: HeaderEdit | None
@@ -82,6 +84,10 @@ class CompiledRoute:
         object.__setattr__(self, "_bounds", tuple(bounds))
         kinds = {share.balancing.kind for share in self.shares if share.balancing is not None}
         object.__setattr__(self, "counts_active", "least_request" in kinds)
+
+    def addresses(self) -> set[tuple[str, int]]:
+        """Host and port of every endpoint that it may reach."""
+        return {(endpoint.host, endpoint.port) for share in self.shares for endpoint in share.endpoints}
 
     def pick_share(self, random: Random) -> Share | None:
         """A share by chance, in proportion; one of weight 0 never. None: there are none."""
