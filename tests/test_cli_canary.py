@@ -62,6 +62,7 @@ def test_what_the_policy_does_not_have(mitmesh: Mitmesh) -> None:
         (["--to", "v3"], "reviews has no version v3: known are v1, v2"),
         (["--to", "v2", "--route", "x"], "reviews has no route x"),
         (["--to", "v1"], "the split is between none but v1"),
+        (["--to", "other/v2"], "no service other"),
     ):
         ran = mitmesh("canary", "reviews", *arguments)
         assert (ran.code, ran.out) == (2, "")

@@ -4,12 +4,15 @@ import asyncio
 from dataclasses import replace
 
 from control.canary.plan import RUNNING, Plan, State, Weights, command, read_state
-from control.canary.splitting import CannotSplitError, source_of, split_of, weights
+from control.canary.splitting import CannotSplitError, source_of, split_of, weights, with_split
 from control.commands.author import author
 from control.commands.failure import Failed
 from control.commands.output import remark
+from control.commands.planning import plan as planned
 from control.commands.planning import read_stored
+from control.policy.errors import PolicyErrors
 from control.policy.model import Policy
+from control.policy.reading import Document
 from control.store import Held, Store, Stored
 
 HOLD = 5.0
@@ -84,9 +87,13 @@ def planned_state(stored: Stored, wanted: Plan, now: float) -> State:
     try:
         source = source_of(policy, wanted.route, wanted.to, wanted.source or None)
         split = split_of(policy, wanted.route)
-        weights(split, source, wanted.to, wanted.steps[0])
+        first = weights(split, source, wanted.to, wanted.steps[0])
+        new = with_split(wanted.service, stored.documents[wanted.service], wanted.route, first)
+        planned(stored.documents, [Document(new, "--to", 0)])
     except CannotSplitError as error:
         raise refused(str(error)) from None
+    except PolicyErrors as errors:
+        raise refused(*(str(problem) for problem in errors.problems)) from None
     plan = replace(wanted, source=source)
     return State(plan, 0, split, split, stored.revision, author(), now)
 

@@ -169,6 +169,8 @@ class Runner:
             stored = await self.store.read()
             _ours(stored, state)
             self._revision = stored.revision
+            # Lower in a Redis that was restored: what proxies can have in force is no more than that.
+            seen.revision = min(seen.revision, stored.revision)
         nodes = await self.store.nodes()
         seen.take((Told(each.id, each.revision, each.traffic, each.error) for each in nodes), self._clock())
 

@@ -190,7 +190,7 @@ class Drawn:
     def _row(self, state: State, seen: Gathering, now: float) -> tuple[str, ...]:
         plan = state.plan
         new, old = (figures(counted(plan, seen.row(version))) for version in (plan.to, plan.source))
-        return f"{seen.elapsed(now):.0f}s of {plan.every:.4g}s", *new, *old
+        return f"{seen.elapsed(now):.1f}s of {plan.every:.4g}s", *new, *old
 
     def _table(self, state: State) -> "RenderableType":
         from rich import box
@@ -200,7 +200,17 @@ class Drawn:
 
         plan = state.plan
         shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        headings = ("STEP", "", "TIME", plan.to, "FAILED", "P99", plan.source, "FAILED", "P99")
+        headings = (
+            "STEP",
+            "",
+            "TIME",
+            f"TO {plan.to}",
+            "FAILED",
+            "P99",
+            f"TO {plan.source}",
+            "FAILED",
+            "P99",
+        )
         for heading in headings:
             shown.add_column(Text(heading), justify="right" if heading else "left", no_wrap=True)
         for index, percent in enumerate(plan.steps):
