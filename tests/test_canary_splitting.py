@@ -34,6 +34,7 @@ ROUTES = [{"name": "testers", "match": {"path": "/x"}, "to": "v3"}, {"name": "re
         ({"to": "v1", "routes": ROUTES}, "testers", None, "v3"),
         ({"to": "v1", "routes": ROUTES}, "rest", None, "v1"),
         ({"to": {"other/v1": 1}}, None, None, "other/v1"),
+        ({"to": "v1", "routes": [{"to": "v3", "for": "1h"}]}, None, None, "v1"),
     ],
 )
 def test_whose_share_is_taken(
@@ -55,6 +56,7 @@ def test_whose_share_is_taken(
         ({"to": "v1", "routes": ROUTES}, "test", "v2", None, "no route test: known are testers, rest"),
         ({"to": "v1"}, "test", "v2", None, "no route test: none of its routes has a name"),
         ({"to": "v1", "routes": [{"name": "all", "to": "v1"}]}, None, "v2", None, "say --route all"),
+        ({"routes": [{"name": "a", "to": "v1", "for": "1h"}]}, "a", "v2", None, "route a expires by itself"),
         ({"to": "v1", "routes": [{"to": "v1"}]}, None, "v2", None, "give it a name and say --route NAME"),
     ],
 )

@@ -270,6 +270,10 @@ def test_a_prefix_that_is_rewritten_is_of_whole_segments_here_and_that_is_said()
         (rule("{host: a, trafficPolicy: {tls: {mode: SIMPLE}}}"), "tls.mode: SIMPLE: no counterpart"),
         (rule("{host: a, trafficPolicy: {connectionPool: {http: {maxRequestsPerConnection: 1}}}}"),
          "http.maxRequestsPerConnection: no counterpart"),
+        (rule("{host: a, trafficPolicy: {connectionPool: {http: {http1MaxPendingRequests: 1}}}}"),
+         "http.http1MaxPendingRequests: requests wait for a connection only where maxConnections is set"),
+        (rule("{host: a, trafficPolicy: {outlierDetection: {consecutiveGatewayErrors: 1, minHealthPercent: 5}}}"),
+         "outlierDetection.minHealthPercent: no counterpart"),
         (rule("{host: a, trafficPolicy: {portLevelSettings: []}}"), "portLevelSettings: no counterpart"),
         (rule("{host: '*'}"), "host: *: every host cannot be claimed here"),
     ],
@@ -293,6 +297,35 @@ def test_what_has_no_counterpart_is_said(text: str, said: str) -> None:
 def test_load_balancers(balancer: str, wanted: Any) -> None:
     (policy,) = policies(rule(f"{{host: reviews, trafficPolicy: {{loadBalancer: {balancer}}}}}")).values()
     assert policy.document() == {"service": "reviews", "load_balancer": wanted}
+
+
+@pytest.mark.parametrize(
+    ("policy", "wanted"),
+    [
+        (
+            "{outlierDetection: {consecutive5xxErrors: 1, interval: 1s, baseEjectionTime: 3m, maxEjectionPercent: 100}}",
+            {"consecutive_failures": 1, "open_for": "3m", "max_open": "5m", "max_ejected": 100},
+        ),
+        (
+            "{outlierDetection: {}, connectionPool: {tcp: {maxConnections: 1}}}",
+            {"consecutive_failures": 0, "limits": {"connections": 1}},
+        ),
+        (
+            "{outlierDetection: {baseEjectionTime: 10m}}",
+            {"consecutive_failures": 5, "open_for": "10m", "max_open": "10m", "max_ejected": 10},
+        ),
+        (
+            "{connectionPool: {tcp: {maxConnections: 9}, http: {http1MaxPendingRequests: 1, http2MaxRequests: 5, maxRetries: 3}}}",
+            {
+                "consecutive_failures": 0,
+                "limits": {"connections": 9, "pending": 1, "requests": 5, "retries": 3},
+            },
+        ),
+    ],
+)
+def test_circuit_breakers(policy: str, wanted: Any) -> None:
+    (found,) = policies(rule(f"{{host: reviews, trafficPolicy: {policy}}}")).values()
+    assert found.document() == {"service": "reviews", "circuit_breaker": wanted}
 
 
 @pytest.mark.parametrize(("mode", "wanted"), [("DISABLE", "off"), ("ISTIO_MUTUAL", "strict")])

@@ -22,6 +22,10 @@ def split_of(policy: Policy, route: str | None) -> Weights | None:
         names = [each.name for each in policy.routes if each.name]
         known = f"known are {', '.join(names)}" if names else "none of its routes has a name"
         raise CannotSplitError(f"{policy.service} has no route {route}: {known}")
+    if found[0].for_ is not None:
+        raise CannotSplitError(
+            f"route {route} expires by itself: take its `for` out first, or split elsewhere"
+        )
     # A route without `to` goes where the document goes.
     return found[0].to if found[0].to is not None else policy.to
 
@@ -58,7 +62,7 @@ def source_of(policy: Policy, route: str | None, to: str, given: str | None) -> 
 
 def _is_reached(policy: Policy) -> None:
     for route in policy.routes:
-        if route.match is None:
+        if route.match is None and route.for_ is None:
             name = f"say --route {route.name}" if route.name else "give it a name and say --route NAME"
             raise CannotSplitError(
                 f"a route without `match` takes every request of {policy.service}, the document's own `to` none: {name}"
