@@ -108,7 +108,7 @@ def line(flow: http.HTTPFlow, exchange: Exchange) -> str:
     )
 
 
-_Known = tuple[object, object, int | None, tuple[str, str, str, str | None], tuple[str, str]]
+_Known = tuple[object, object, int | None, tuple[str, str, str, str, str, str | None], tuple[str, str]]
 _known: dict[tuple[int, int], _Known] = {}
 
 
@@ -121,7 +121,7 @@ def _fixed(exchange: Exchange) -> tuple[str, str]:
     # Its number, not the snapshot: what is kept here must not keep a policy of the past.
     revision = exchange.snapshot.revision if exchange.snapshot is not None else None
     version = _version(exchange)
-    whose = (exchange.node, exchange.service, exchange.source, version)
+    whose = (exchange.node, exchange.service, exchange.source, exchange.peer, exchange.tls, version)
     key = (id(route), id(share))
     known = _known.get(key)
     if (
@@ -133,7 +133,8 @@ def _fixed(exchange: Exchange) -> tuple[str, str]:
     ):
         return known[4]
     node, service, source = map(_text, whose[:3])
-    who = f',"node":{node},"service":{service},"source":{source}'
+    peer, tls = (_text(text) if text else "null" for text in whose[3:5])
+    who = f',"node":{node},"service":{service},"source":{source},"peer":{peer},"tls":{tls}'
     where = (
         f',"route":{"null" if route is None else _text(route.label)}'
         f',"version":{"null" if version is None else _text(version)}'

@@ -20,11 +20,12 @@ from addons.engine.carrier import carrier_of
 from addons.engine.client import Client
 from addons.engine.errors import UpstreamError
 from addons.engine.hooks import HookTable
-from addons.engine.origin import Origin
 from addons.engine.room import make_room
 from addons.exchange import Attempt, Exchange
 from addons.faulty_answer import FaultyAnswer
 from addons.injecting import inject
+from addons.mtls_outbound import Outbound
+from addons.origins import Origins
 from addons.picking import Picking
 from addons.upstream_request import body_of, head_of
 from control.policy.answers import FixedAnswer
@@ -39,14 +40,16 @@ _IDEMPOTENT = frozenset(method.encode() for method in IDEMPOTENT)
 class Attempts:
     """Shared by all exchanges of a proxy."""
 
-    def __init__(self, client: Client, hooks: HookTable, picking: Picking) -> None:
+    def __init__(
+        self, client: Client, hooks: HookTable, picking: Picking, outbound: Outbound | None = None
+    ) -> None:
         self._client = client
         self.hooks = hooks
         self.begin = picking.begin
         self.answer_unsent = picking.answer_unsent
         self.admitted = picking.limits.admitted
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._origins: dict[tuple[str, int, bool, str], Origin] = {}
+        self.origins = Origins(outbound)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -122,7 +125,7 @@ class Attempts:
         request = flow.request
         carrier = carrier_of(flow)
         upload = carrier.upload if carrier is not None else None
-        origin = self._origin(flow, attempt)
+        origin = self.origins.of(flow, exchange, attempt)
         if route is not None and route.circuit_breaker is not None and route.circuit_breaker.connections:
             make_room(self._client, origin, route.addresses(), route.circuit_breaker.connections)
         call = self._client.send(
@@ -160,17 +163,6 @@ class Attempts:
             if retry is None or len(answer.body) <= retry.max_body:
                 attempt.body = answer.body
         return answer
-
-    def _origin(self, flow: http.HTTPFlow, attempt: Attempt) -> Origin:
-        tls = flow.request.data.scheme == b"https"
-        key = (attempt.host, attempt.port, tls, flow.request.pretty_host if tls else "")
-        origin = self._origins.get(key)
-        if origin is None:
-            if len(self._origins) > 10_000:
-                # Hosts named by callers are without number; the map is only there to save time.
-                self._origins.clear()
-            origin = self._origins[key] = Origin(*key)
-        return origin
 
 
 def _bent(

@@ -13,6 +13,7 @@ from addons.limits import Limits
 from addons.load_balancing import LoadBalancing
 from addons.metrics import Metrics
 from addons.metrics_pages import MetricsPages
+from addons.mtls import Mtls
 from addons.passthrough import Passthrough
 from addons.picking import Picking
 from addons.policy_feed import PolicyFeed
@@ -26,13 +27,14 @@ def chain() -> list[object]:
     """New features in the order of a request's life."""
     certificates = Certificates()
     feed, metrics, balancing = PolicyFeed(), Metrics(), LoadBalancing()
+    mtls = Mtls(feed, certificates)
     authorization = Authorization()
     routing = Routing(authorization=authorization)
     rate_limit = RateLimit(feed)
-    metrics.more.append(rate_limit.counts)
+    metrics.more += [rate_limit.counts, mtls.refusals.counts]
     breaking = CircuitBreaker(balancing)
     limits = Limits()
-    forwarder = Forwarder(Picking(balancing, breaking, limits))
+    forwarder = Forwarder(Picking(balancing, breaking, limits), mtls.outbound)
     feed.reports["traffic"] = metrics.summary
     feed.reports["identity"] = certificates.report
     metrics.gauges.append(certificates.gauges)
@@ -43,13 +45,14 @@ def chain() -> list[object]:
         ),  # first, so that health is told without a policy, and nowhere logged
         feed,  # pins the snapshot that all below look at
         certificates,  # after the options of the feed, before all that opens connections: who this proxy is
+        mtls,  # knows by that who is at the other end of a connection, before anything comes over it
         authorization,  # asked by the routing, as soon as it knows which rules stand
         routing,  # decides the service and route; nothing below works without
         rate_limit,  # before all that answers or sends, so that nothing escapes it
         Cors(),  # a browser's question gets its answer before a fixed one; the answers of all below get their headers
         DirectAnswers(),  # where no service is called, nothing else need be done
         Rewrite(),  # last of those that act once the route is known: the rest goes by what the caller wrote
-        Passthrough(routing, forwarder),  # takes what cannot be buffered, before its body is read
+        Passthrough(routing, forwarder, mtls),  # takes what cannot be buffered, before its body is read
         Faults(),  # beneath retry: acts on each attempt before it goes out
         Retry(),  # judges each attempt's outcome, a fault's included
         breaking,  # after retry and faults: what these make of an attempt is its outcome

@@ -10,8 +10,11 @@ from mitmproxy.proxy import mode_specs
 
 from addons.engine.flows import make_id
 from addons.engine.lane import Lane
+from addons.engine.link import WRITE_HIGH, WRITE_LOW
 from addons.engine.server import HEAD_TIMEOUT, IDLE_TIMEOUT, ServerConnection
+from addons.engine.tls import TlsLayer
 from addons.fast_lane import begins_http1
+from addons.mtls import Entry, Mtls
 
 if TYPE_CHECKING:
     from addons.listener import Listeners
@@ -31,6 +34,10 @@ class DirectConnection(ServerConnection):
         self._first: bytes | None = b""
         """What came before it was clear who serves it; None from then on."""
         self._greeted = False
+        self._gate: Mtls | None = None
+        """Who judges the first byte that comes."""
+        self._shaking = False
+        """A handshake is under way."""
         self.take_back = self._hand_over
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -46,7 +53,7 @@ class DirectConnection(ServerConnection):
                 logger.error(f"transparent mode: where a connection wanted to go is not known: {error!r}")
                 self.close()
         client = connection.Client(
-            peername=transport.get_extra_info("peername"),
+            peername=transport.get_extra_info("peername") or ("", 0),
             sockname=sockname,
             id=make_id(),
             timestamp_start=time.time(),
@@ -54,10 +61,15 @@ class DirectConnection(ServerConnection):
             state=connection.ConnectionState.OPEN,
         )
         self.tag = (client, connection.Server(address=target, id=make_id()))
+        mtls = self._listeners.mtls
+        if mtls is not None and mtls.is_inbound(transport.get_extra_info("sockname")[1]):
+            self._gate = mtls
 
     def data_received(self, data: bytes) -> None:
         if self._first is None or self.lingering:
             super().data_received(data)
+            return
+        if self._gate is not None and data and not self._let_in(self._gate, data):
             return
         first = self._first = self._first + data if self._first else data
         self.since = self.clock() if first is data else self.since
@@ -70,8 +82,35 @@ class DirectConnection(ServerConnection):
     def look(self, now: float) -> None:
         if self._first is None or self.lingering:
             super().look(now)
-        elif now - self.since > (HEAD_TIMEOUT if self._first else IDLE_TIMEOUT):
+        elif now - self.since > (HEAD_TIMEOUT if self._first or self._shaking else IDLE_TIMEOUT):
             self.close()
+
+    def _let_in(self, gate: Mtls, data: bytes) -> bool:
+        """Whether these bytes, the first, are for whoever serves plain connections."""
+        self._gate = None
+        entry = gate.enter(self.tag[0], data[0])
+        if entry is Entry.PLAIN:
+            return True
+        if entry is Entry.REFUSED:
+            self.close()
+            return False
+
+        def told(error: Exception | None) -> None:
+            self._shaking = False
+            if error is None:
+                self.transport = layer
+                layer.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
+            else:
+                gate.refusals.inbound(self.tag[0], error)
+                self._listeners.discard(self)
+
+        layer = TlsLayer(gate.security(self.tag[0]), self, told)
+        self._shaking = True
+        self.since = self.clock()
+        self.transport.set_protocol(layer)
+        layer.connection_made(self.transport)
+        layer.data_received(data)
+        return False
 
     def _begin(self, first: bytes) -> None:
         self._first = None

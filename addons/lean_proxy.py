@@ -31,6 +31,7 @@ from mitmproxy.tools import main as tools  # noqa: E402
 from addons.chain import chain  # noqa: E402
 from addons.engine.hooks import HookTable  # noqa: E402
 from addons.listener import Listeners  # noqa: E402
+from addons.mtls import Mtls  # noqa: E402
 from addons.own_stack import settings  # noqa: E402
 from addons.workers import (  # noqa: E402
     end_with_supervisor,
@@ -105,7 +106,8 @@ class LeanMaster(master.Master):
             *self._features,
             ErrorCheck(),
         )
-        self._listeners = Listeners(HookTable(self.addons), worker_number())
+        mtls = next(feature for feature in self._features if isinstance(feature, Mtls))
+        self._listeners = Listeners(HookTable(self.addons), worker_number(), mtls)
         self._listeners.install()
 
     async def run(self) -> None:

@@ -15,6 +15,7 @@ from addons.engine.destination import Destinations
 from addons.engine.hooks import HookTable
 from addons.engine.lane import Lane
 from addons.fast_lane import OWN_HOST, SWEEP, is_for_the_engine, read_later
+from addons.mtls import Mtls
 from addons.workers import is_first
 
 logger = logging.getLogger("mesh.listener")
@@ -26,10 +27,12 @@ _BACKLOG = 1024
 class Listeners:
     """Makes mitmproxy's listening servers accept into the engine; one for the process.
 
-    worker: 0, or which one of several processes this is that listen on the same ports.
+    worker: 0, or which one of several processes this is that listen on the same ports. mtls: judges who comes in at
+    inbound ports.
     """
 
-    def __init__(self, hooks: HookTable, worker: int) -> None:
+    def __init__(self, hooks: HookTable, worker: int, mtls: Mtls | None = None) -> None:
+        self.mtls = mtls
         self.connections: set[DirectConnection] = set()
         self.hooks = hooks
         self._worker = worker

@@ -24,6 +24,8 @@ HELP = {
     "mitmesh_request_duration_milliseconds": "From a request's head to the end of its answer",
     "mitmesh_upstream_duration_milliseconds": "From the start of an attempt to the head of its answer, injected delays left out",
     "mitmesh_metrics_errors": "Exchanges that were not counted, and summaries not made, for a bug",
+    "mitmesh_inbound_connections": "Connections let in at inbound ports, by mutual TLS or plainly",
+    "mitmesh_tls_refused": "Connections refused for want of mutual TLS, or of trust in the peer",
     "mitmesh_rate_limit_unanswered": "Requests under a rate limit of the mesh for which Redis could not be asked",
     "mitmesh_ejections": "Times that a circuit breaker ejected an endpoint",
     "mitmesh_request_bytes": "Bytes of request bodies",

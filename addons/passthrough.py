@@ -20,38 +20,25 @@ from addons.client_watch import ClientWatch
 from addons.deadline import Deadline
 from addons.engine.carrier import carrier_of
 from addons.engine.marks import elsewhere
-from addons.engine.wire import tokens, value
 from addons.exchange import Attempt, Exchange, exchange_of
-from addons.forwarder import BUFFER, Forwarder
+from addons.forwarder import Forwarder
 from addons.injecting import inject
 from addons.knock import knock
+from addons.mtls import Mtls
+from addons.mtls_outbound import NoIdentity
+from addons.own_path import needs_own_path
 from addons.routing import Routing
+from control.identity.peers import Distrust
 from control.policy.snapshot import Endpoint
 
 logger = logging.getLogger("mesh.passthrough")
-
-_BODILESS = ("GET", "HEAD", "OPTIONS", "DELETE", "TRACE")
-
-
-def needs_own_path(request: http.Request) -> bool:
-    """Whether the request's head says that the forwarder cannot hold the request."""
-    fields = request.headers.fields
-    if b"upgrade" in tokens(fields, b"connection"):
-        return True
-    if (value(fields, b"content-type") or b"").startswith(b"application/grpc"):
-        return True
-    length = value(fields, b"content-length")
-    if length is not None:
-        return length.isdigit() and int(length) > BUFFER
-    if request.http_version.startswith("HTTP/1"):
-        return value(fields, b"transfer-encoding") is not None
-    return request.method not in _BODILESS
 
 
 class Passthrough:
     """Enforcing: a request that should pass here and cannot be routed is answered, not let through."""
 
-    def __init__(self, routing: Routing, forwarder: Forwarder) -> None:
+    def __init__(self, routing: Routing, forwarder: Forwarder, mtls: Mtls | None = None) -> None:
+        self._mtls = mtls
         self._routing = routing
         self._forwarder = forwarder
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
@@ -178,7 +165,7 @@ class Passthrough:
         if timeout is not None:
             left = timeout - (time.perf_counter() - exchange.started)
             self._deadlines[flow.id] = loop.call_later(max(0.0, left), self._cut, flow, exchange)
-        self._send_on(flow, exchange, attempt)
+        self._send_on(flow, exchange, attempt, attempts)
 
     async def _reach(
         self, flow: http.HTTPFlow, exchange: Exchange, attempts: Attempts, deadline: Deadline
@@ -199,7 +186,7 @@ class Passthrough:
                 return None
             await attempts.hooks.trigger("mesh_attempt", flow, attempt)
             injected = await inject(attempt, deadline, per_try)
-            if injected is None and attempt.error is None:
+            if injected is None and attempt.error is None and self._may_go(flow, exchange, attempt, attempts):
                 await knock(attempt, CONNECT_TIMEOUT if route is None else route.connect_timeout, deadline)
                 if attempt.error is None:
                     return attempt
@@ -212,9 +199,22 @@ class Passthrough:
             answer_itself(flow, exchange, attempt, injected, deadline)
             return None
 
-    def _send_on(self, flow: http.HTTPFlow, exchange: Exchange, attempt: Attempt) -> None:
+    def _may_go(self, flow: http.HTTPFlow, exchange: Exchange, attempt: Attempt, attempts: Attempts) -> bool:
+        """Mutual TLS is prepared, where this endpoint wants it. False: it cannot be, and the attempt says why."""
+        origin = attempts.origins.secured(exchange, attempt)
+        if origin is not None and self._mtls is not None:
+            try:
+                self._mtls.prepare(flow.client_conn, origin)
+            except (NoIdentity, Distrust) as error:
+                attempt.error, attempt.detail = "connect-failure", str(error)
+                return False
+        return True
+
+    def _send_on(self, flow: http.HTTPFlow, exchange: Exchange, attempt: Attempt, attempts: Attempts) -> None:
         exchange.streamed = True
-        if flow.request.scheme == "https":
+        if attempts.origins.secured(exchange, attempt) is not None:
+            flow.request.data.scheme = b"https"
+        elif flow.request.scheme == "https":
             names = self._names.setdefault(flow.client_conn.id, {})
             names[attempt.host, attempt.port] = flow.request.pretty_host
         # The fields of `data` are set, not the properties: those would rewrite the Host header.

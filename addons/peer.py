@@ -13,12 +13,15 @@ _ATTRIBUTE = "mesh_peer"
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """spiffe_id, service: whom the certificate names. fingerprint: its SHA-256 in hex. tls: such as `TLSv1.3`."""
+    """spiffe_id, service: whom the certificate names. tls: such as `TLSv1.3`.
+
+    forwarded: what the application is told of it, in the form of Envoy's x-forwarded-client-cert.
+    """
 
     spiffe_id: str
     service: str
-    fingerprint: str
     tls: str
+    forwarded: bytes
 
 
 def peer_of(client: connection.Client) -> Peer | None:

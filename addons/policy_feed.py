@@ -16,10 +16,10 @@ from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
 from addons.answers import own_answer
+from addons.caller import identify
 from addons.engine.hooks import HookTable
 from addons.exchange import Exchange, attach, exchange_of
 from addons.own_stack import stopping
-from addons.peer import peer_of
 from addons.policy_sync import PolicySync
 from addons.reports import Reports
 from control.policy.snapshot import Snapshot
@@ -60,9 +60,11 @@ class PolicyFeed:
         self._store: Store | None = None
         self._task: asyncio.Task[None] | None = None
         self._runs = asyncio.Event()
-        self._service = ""
+        self.service = ""
+        """mesh_service, in lower case."""
         self._of = ("", "", "")
-        self._inbound: frozenset[int] = frozenset()
+        self.inbound: frozenset[int] = frozenset()
+        """The ports of mesh_inbound."""
 
     def load(self, loader: Loader) -> None:
         redis = os.environ.get("MITMESH_REDIS", DEFAULT_REDIS)
@@ -87,7 +89,7 @@ class PolicyFeed:
         if "mesh_name" in updated and not options.mesh_name:
             raise exceptions.OptionsError("mesh_name: give a name, such as mesh")
         try:
-            self._inbound = frozenset(_port(text) for text in options.mesh_inbound)
+            self.inbound = frozenset(_port(text) for text in options.mesh_inbound)
         except ValueError as error:
             raise exceptions.OptionsError(f"mesh_inbound: {error}") from None
         if "mesh_redis" in updated:
@@ -95,7 +97,7 @@ class PolicyFeed:
                 Store(options.mesh_redis)
             except StoreError as error:
                 raise exceptions.OptionsError(f"mesh_redis: {error}") from None
-        self._service = options.mesh_service.lower()
+        self.service = options.mesh_service.lower()
         if options.mesh_node:
             self.node = options.mesh_node
         if self._task is not None and updated & {"mesh_redis", "mesh_name", "mesh_node", "mesh_cache"}:
@@ -160,14 +162,13 @@ class PolicyFeed:
 
     def _pin(self, flow: http.HTTPFlow) -> None:
         snapshot = self.sync.snapshot if self.sync else None
-        inbound = flow.client_conn.sockname[1] in self._inbound if self._inbound else False
-        attach(flow, Exchange(snapshot, self.node, "" if inbound else self._service, inbound))
+        inbound = flow.client_conn.sockname[1] in self.inbound if self.inbound else False
+        attach(flow, Exchange(snapshot, self.node, "" if inbound else self.service, inbound))
         if inbound:
             exchange = exchange_of(flow)
             assert exchange is not None
-            exchange.service = self._service
-            if (peer := peer_of(flow.client_conn)) is not None:
-                exchange.peer, exchange.source, exchange.tls = peer.spiffe_id, peer.service, peer.tls
+            exchange.service = self.service
+            identify(flow, exchange)
         if snapshot is None and flow.response is None:
             self._refuse(flow)
 
@@ -187,7 +188,7 @@ class PolicyFeed:
         addresses = proxyserver.listen_addrs() if proxyserver else []
         return NodeReport(
             id=self.node,
-            service=self._service,
+            service=self.service,
             revision=0,
             error="",
             version=release(),

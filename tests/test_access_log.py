@@ -14,7 +14,7 @@ from addons.routing import Routing
 from tests.flows import attempted, loaded, make_answer, make_flow, pinned
 
 FIELDS = [
-    "time", "node", "service", "source", "method", "host", "path", "protocol", "status", "flags", "bytes_in",
+    "time", "node", "service", "source", "peer", "tls", "method", "host", "path", "protocol", "status", "flags", "bytes_in",
     "bytes_out", "duration_ms", "upstream_ms", "attempts", "route", "version", "revision", "request_id", "user_agent",
 ]  # fmt: skip
 POLICY = """\
@@ -47,6 +47,7 @@ def test_every_field_in_its_order():
     assert said.pop("duration_ms") >= 0
     assert said == {
         "time": "1970-01-01T00:00:01.500+00:00", "node": "node-1", "service": "web", "source": "shop",
+        "peer": None, "tls": None,
         "method": "PUT", "host": "web:80", "path": "/c", "protocol": "HTTP/1.1", "status": 201, "flags": "FI,URX",
         "bytes_in": 5, "bytes_out": 3, "upstream_ms": 500.0,
         "attempts": [
@@ -63,7 +64,7 @@ def test_what_there_is_not_is_null():
     exchange.snapshot = None
     said = json.loads(line(flow, exchange))
     absent = {name for name in FIELDS if said[name] is None}
-    assert absent == {"status", "upstream_ms", "route", "version", "revision", "user_agent"}
+    assert absent == {"peer", "tls", "status", "upstream_ms", "route", "version", "revision", "user_agent"}
     assert (said["host"], said["path"], said["flags"], said["attempts"]) == ("web:81", "/x?y", "-", [])
 
 

@@ -26,7 +26,7 @@ from tests.mesh_process import (
 from tests.upstream import Upstream, saying
 
 FIELDS = {
-    "time", "node", "service", "source", "method", "host", "path", "protocol", "status", "flags", "bytes_in",
+    "time", "node", "service", "source", "peer", "tls", "method", "host", "path", "protocol", "status", "flags", "bytes_in",
     "bytes_out", "duration_ms", "upstream_ms", "attempts", "route", "version", "revision", "request_id", "user_agent",
 }  # fmt: skip
 
@@ -51,7 +51,7 @@ def test_a_line_has_every_field(world):
     assert attempt.pop("ms") > 0
     assert attempt == {"endpoint": upstream.address, "status": 201}
     expected = {
-        "node": world.proxy.node, "service": service, "source": "shop", "method": "POST", "host": f"{service}:80",
+        "node": world.proxy.node, "service": service, "source": "shop", "peer": None, "tls": None, "method": "POST", "host": f"{service}:80",
         "protocol": "HTTP/1.1", "status": 201, "flags": "-", "bytes_in": 3, "bytes_out": 5, "route": "canary",
         "version": "v1", "revision": world.mesh.stored().revision, "user_agent": "test/1",
     }  # fmt: skip

@@ -233,7 +233,7 @@ async def test_inbound_the_source_is_the_one_that_the_certificate_proves():
         feed.sync = Stub(EMPTY)
         _, exchange = await pinned(feed, flow)
         assert (exchange.peer, exchange.source, exchange.tls) == ("", "", "")
-        note_peer(flow.client_conn, Peer("spiffe://mesh/service/web", "web", "ab", "TLSv1.3"))
+        note_peer(flow.client_conn, Peer("spiffe://mesh/service/web", "web", "TLSv1.3", b"URI=x"))
         _, exchange = await pinned(feed, flow)
         assert (exchange.peer, exchange.source) == ("spiffe://mesh/service/web", "web")
         assert exchange.tls == "TLSv1.3"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from addons.engine.call import Call
 from addons.engine.connection import Connection
-from addons.engine.dial import dial
+from addons.engine.dial import Tls, dial
 from addons.engine.errors import UpstreamError
 from addons.engine.origin import Origin
 from addons.engine.pool import Pool
@@ -42,7 +42,7 @@ class Client:
         *,
         max_idle_per_origin: int = 256,
         idle_expiry: float = 60.0,
-        tls_context: Callable[[Origin], ssl.SSLContext] | None = None,
+        tls_context: Callable[[Origin], Tls] | None = None,
         objection: Callable[[Connection], str] | None = None,
     ) -> None:
         self._objection = objection
@@ -181,7 +181,7 @@ class Client:
             pool = self._pools[origin] = Pool(self._max_idle)
         return pool
 
-    def _context(self, origin: Origin) -> ssl.SSLContext:
+    def _context(self, origin: Origin) -> Tls:
         if self._tls_context is not None:
             return self._tls_context(origin)
         if self._default_tls is None:

@@ -11,6 +11,8 @@ from typing import TypeVar
 
 from addons.engine.errors import UpstreamError
 from addons.engine.origin import Origin
+from addons.engine.tls import Security, TlsLayer, Untrusted
+from addons.engine.tls_transport import words_of
 
 STAGGER = 0.25  # seconds until the next address is tried beside the one before (RFC 8305 section 5)
 TLS_GOODBYE = 2.0  # seconds that a peer has for its half of a TLS shutdown
@@ -27,11 +29,18 @@ class Dialled(asyncio.Protocol):
 P = TypeVar("P", bound=Dialled)
 
 
-async def dial(origin: Origin, context: ssl.SSLContext | None, factory: Callable[[], P], limit: float) -> P:
+Tls = ssl.SSLContext | Security | None
+"""A context for TLS with the origin's name verified; a Security of our own; none: plain TCP."""
+
+
+async def dial(origin: Origin, context: Tls, factory: Callable[[], P], limit: float) -> P:
     """A connected protocol. `limit` (seconds) covers everything: name, TCP, TLS. Raises UpstreamError.
 
     Every other protocol that the factory was asked for is discarded.
     """
+    if origin.peer and not isinstance(context, Security):
+        # Nothing else looks at whom the certificate names.
+        raise _failure(f"nobody here can verify that a certificate is of {origin.peer}")
     made: list[P] = []
 
     def make() -> P:
@@ -47,7 +56,7 @@ async def dial(origin: Origin, context: ssl.SSLContext | None, factory: Callable
     except TimeoutError as error:
         # With a number it is the kernel that gave up.
         raise _failure("timed out" if error.errno else f"timed out after {limit:g} s") from None
-    except (OSError, ssl.SSLError, UnicodeError) as error:
+    except (OSError, ssl.SSLError, Untrusted, UnicodeError) as error:
         raise _failure(_detail(origin, error)) from None
     finally:
         # What is cancelled while it connects may still be told connection_made, and by uvloop no connection_lost.
@@ -56,17 +65,17 @@ async def dial(origin: Origin, context: ssl.SSLContext | None, factory: Callable
                 protocol.discard()
 
 
-async def _dial(origin: Origin, context: ssl.SSLContext | None, factory: Callable[[], P]) -> P:
+async def _dial(origin: Origin, context: Tls, factory: Callable[[], P]) -> P:
     addresses = await _addresses(origin)
     if len(addresses) == 1:
         return await _connect(origin, context, factory, addresses[0])
     return await _race(origin, context, factory, addresses)
 
 
-async def _connect(
-    origin: Origin, context: ssl.SSLContext | None, factory: Callable[[], P], address: str
-) -> P:
+async def _connect(origin: Origin, context: Tls, factory: Callable[[], P], address: str) -> P:
     loop = asyncio.get_running_loop()
+    if isinstance(context, Security):
+        return await _secure(origin, context, factory(), address)
     if context is None:
         _, protocol = await loop.create_connection(factory, address, origin.port)
         return protocol
@@ -78,6 +87,30 @@ async def _connect(
         server_hostname=origin.server_name or origin.host,
         ssl_shutdown_timeout=TLS_GOODBYE,
     )
+    return protocol
+
+
+async def _secure(origin: Origin, security: Security, protocol: P, address: str) -> P:
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+
+    def told(error: Exception | None) -> None:
+        if error is None:
+            # Not later: the first bytes may be on their way.
+            protocol.connection_made(layer)
+        if not over.done():
+            if error is None:
+                over.set_result(None)
+            else:
+                over.set_exception(error)
+
+    layer = TlsLayer(security, protocol, told)
+    try:
+        await loop.create_connection(lambda: layer, address, origin.port)
+        await over
+    except BaseException:
+        layer.discard()
+        raise
     return protocol
 
 
@@ -98,9 +131,7 @@ async def _addresses(origin: Origin) -> list[str]:
     return list(dict.fromkeys(address for turn in turns for address in turn if address is not None))
 
 
-async def _race(
-    origin: Origin, context: ssl.SSLContext | None, factory: Callable[[], P], addresses: list[str]
-) -> P:
+async def _race(origin: Origin, context: Tls, factory: Callable[[], P], addresses: list[str]) -> P:
     """The first address that connects wins; each gets a head start over the next (happy eyeballs)."""
     attempts: set[asyncio.Task[P]] = set()
     waiting = list(addresses)
@@ -139,9 +170,11 @@ def _failure(detail: str) -> UpstreamError:
 
 def _detail(origin: Origin, error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"certificate verify failed: {error.verify_message}"
+        return words_of(error)
     if isinstance(error, ssl.SSLError):
-        return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
+        return f"TLS: {words_of(error)}"
+    if isinstance(error, Untrusted):
+        return str(error)
     if isinstance(error, socket.gaierror | UnicodeError):
         return f"name not known: {origin.host}"
     if isinstance(error, ConnectionRefusedError):
