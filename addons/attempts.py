@@ -19,10 +19,11 @@ from addons.engine.answer import Answer
 from addons.engine.carrier import carrier_of
 from addons.engine.client import Client
 from addons.engine.errors import UpstreamError
-from addons.engine.hooks import HookTable
+from addons.engine.hooks import Hooks, HookTable
 from addons.engine.room import make_room
 from addons.exchange import Attempt, Exchange
 from addons.faulty_answer import FaultyAnswer
+from addons.hedging import Judge, Race
 from addons.injecting import inject
 from addons.mtls_outbound import Outbound
 from addons.origins import Origins
@@ -41,9 +42,15 @@ class Attempts:
     """Shared by all exchanges of a proxy."""
 
     def __init__(
-        self, client: Client, hooks: HookTable, picking: Picking, outbound: Outbound | None = None
+        self,
+        client: Client,
+        hooks: HookTable,
+        picking: Picking,
+        outbound: Outbound | None = None,
+        judge: Judge | None = None,
     ) -> None:
         self._client = client
+        self._judge = judge
         self.hooks = hooks
         self.begin = picking.begin
         self.answer_unsent = picking.answer_unsent
@@ -76,8 +83,11 @@ class Attempts:
         if upload is not None and route is not None and route.retry is not None:
             upload.keep = route.retry.max_body
         answer: Answer | FixedAnswer | None = None
+        race = None
+        if route is not None and route.retry is not None and route.retry.hedge is not None:
+            race = self._race(flow, exchange, deadline, head, hooks, tried)
         try:
-            while True:
+            while race is None:
                 if limited and not await self.admitted(flow, exchange, deadline):
                     return None
                 attempt = self.begin(flow, exchange, tried)
@@ -100,6 +110,13 @@ class Attempts:
                 await deadline.sleep(attempt.pause)
                 if deadline.expired:
                     break
+            if race is not None:
+                decided = await race.run()
+                if decided is None and flow.response is None:
+                    self.answer_unsent(flow, exchange)
+                if decided is None or flow.response is not None:
+                    return None
+                attempt, answer = decided
             if exchange.acting is not None and isinstance(answer, Answer):
                 answer = _bent(exchange.acting, answer, flow, deadline, gathered=False)
         finally:
@@ -109,6 +126,33 @@ class Attempts:
             return answer
         answer_itself(flow, exchange, attempt, answer, deadline)
         return None
+
+    def _race(
+        self,
+        flow: http.HTTPFlow,
+        exchange: Exchange,
+        deadline: Deadline,
+        head: bytes,
+        hooks: Hooks,
+        tried: list[Endpoint],
+    ) -> Race | None:
+        """Of tries of which several may be under way at once; None: this request has one after the other."""
+        judge, route = self._judge, exchange.route
+        hedge = judge.hedge_of(flow, exchange) if judge is not None else None
+        if hedge is None or judge is None:
+            return None
+        limited = route is not None and route.circuit_breaker is not None and route.circuit_breaker.admits
+        return Race(
+            flow,
+            exchange,
+            deadline,
+            hedge,
+            judge,
+            hooks,
+            lambda: self.begin(flow, exchange, tried),
+            (lambda: self.admitted(flow, exchange, deadline)) if limited else None,
+            lambda attempt, own: self._try(flow, exchange, attempt, own, head),
+        )
 
     async def _try(
         self, flow: http.HTTPFlow, exchange: Exchange, attempt: Attempt, deadline: Deadline, head: bytes

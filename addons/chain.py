@@ -34,7 +34,8 @@ def chain() -> list[object]:
     metrics.more += [rate_limit.counts, mtls.refusals.counts]
     breaking = CircuitBreaker(balancing)
     limits = Limits()
-    forwarder = Forwarder(Picking(balancing, breaking, limits), mtls.outbound)
+    retry = Retry()
+    forwarder = Forwarder(Picking(balancing, breaking, limits), mtls.outbound, retry)
     feed.reports["traffic"] = metrics.summary
     feed.reports["identity"] = certificates.report
     metrics.gauges.append(certificates.gauges)
@@ -54,7 +55,7 @@ def chain() -> list[object]:
         Rewrite(),  # last of those that act once the route is known: the rest goes by what the caller wrote
         Passthrough(routing, forwarder, mtls),  # takes what cannot be buffered, before its body is read
         Faults(),  # beneath retry: acts on each attempt before it goes out
-        Retry(),  # judges each attempt's outcome, a fault's included
+        retry,  # judges each attempt's outcome, a fault's included
         breaking,  # after retry and faults: what these make of an attempt is its outcome
         limits,  # after retry, which says whether an attempt is followed by a pause
         balancing,  # after retry: notes which attempts are over, and which are not the last

@@ -67,6 +67,20 @@ class Deadline:
         if at is not None:
             self._handle = self._loop.call_at(at, self._due)
 
+    def child(self) -> "Deadline":
+        """Another one that ends when this one does, for one of several calls at once."""
+        child = Deadline(self._loop)
+        child._expiry = self._expiry
+        return child
+
+    def adopt(self, child: "Deadline") -> None:
+        """What the child watches is this one's to watch now: an answer that may not be whole yet."""
+        call, child.call = child.call, None
+        child.stop()
+        if call is not None:
+            self.call = call
+            self.answered(whole=False)
+
     def answered(self, whole: bool) -> None:
         """The call has its answer (or failed); an answer that is not whole yet is still watched."""
         self._try_ends = None

@@ -61,7 +61,7 @@ class Attempt:
         self.body: bytes | None = None
         """The answer's whole body, if it was gathered to be judged; None otherwise."""
         self.error: str | None = None
-        """`connect-failure`, `reset`, `timeout` or `protocol`; None: an answer arrived."""
+        """`connect-failure`, `reset`, `timeout`, `protocol` or `cancelled` (another try decided); None: an answer arrived."""
         self.detail = ""
         """What a person should know about the error."""
         self.delay: float | None = None

@@ -18,6 +18,7 @@ from addons.engine.hooks import HookTable
 from addons.engine.link import Link
 from addons.engine.wire import Fields, end_to_end, value
 from addons.exchange import Exchange, exchange_of
+from addons.hedging import Judge
 from addons.mtls_outbound import Outbound
 from addons.own_stack import stopping
 from addons.picking import Picking
@@ -35,9 +36,12 @@ _FRAMING = (b"content-length", b"transfer-encoding")
 class Forwarder:
     """Enforcing: what it cannot send by the policy, it does not let mitmproxy send without."""
 
-    def __init__(self, picking: Picking | None = None, outbound: Outbound | None = None) -> None:
+    def __init__(
+        self, picking: Picking | None = None, outbound: Outbound | None = None, judge: Judge | None = None
+    ) -> None:
         self.picking = picking or Picking()
         self._outbound = outbound
+        self._judge = judge
         self.client: Client | None = None
         self.attempts: Attempts | None = None
         self._relay: Relay | None = None
@@ -47,7 +51,7 @@ class Forwarder:
             tls = None if self._outbound is None else self._outbound.tls
             self.client = Client(objection=_is_itself, tls_context=tls)
             hooks = HookTable(ctx.master.addons)
-            self.attempts = Attempts(self.client, hooks, self.picking, self._outbound)
+            self.attempts = Attempts(self.client, hooks, self.picking, self._outbound, self._judge)
             self._relay = Relay()
 
     def done(self) -> None:

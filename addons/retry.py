@@ -8,8 +8,10 @@ from mitmproxy import http
 
 from addons.engine.carrier import carrier_of
 from addons.exchange import Attempt, Exchange, exchange_of
+from addons.hedging import CANCELLED
 from addons.needs import needs
 from control.policy.retrying import (
+    CompiledHedge,
     CompiledRetry,
     Outcome,
     has_idempotency_key,
@@ -53,36 +55,66 @@ class Retry:
             # The pause was granted, but the time ran out or the client left before the try.
             self._drop(self._retries, exchange.service)
 
+    def hedge_of(self, flow: http.HTTPFlow, exchange: Exchange) -> CompiledHedge | None:
+        """How this request may be hedged; None: it may not be sent twice, or its body is not at hand."""
+        retry = _retry_of(exchange)
+        if retry is None or retry.hedge is None or not _repeatable(flow, retry, None):
+            return None
+        carrier = carrier_of(flow)
+        return None if carrier is not None and carrier.upload is not None else retry.hedge
+
+    def may_hedge(self, flow: http.HTTPFlow, exchange: Exchange) -> bool:
+        """Whether one more try may begin beside those under way; it is counted from here on as any retry."""
+        retry = _retry_of(exchange)
+        if retry is None or len(exchange.attempts) >= retry.attempts:
+            return False
+        if self._lacks(exchange, retry):
+            return False
+        self._retries[exchange.service] += 1
+        return True
+
+    def not_hedged(self, exchange: Exchange) -> None:
+        """It did not begin after all."""
+        self._drop(self._retries, exchange.service)
+
+    def _lacks(self, exchange: Exchange, retry: CompiledRetry) -> str:
+        """The flag of what leaves no room for one more retry; "": there is room."""
+        service = exchange.service
+        requests, retries = self._requests.get(service, 0), self._retries.get(service, 0)
+        if retry.budget is not None and not retry.budget.try_acquire(requests, retries):
+            return "URX"
+        breaker = exchange.route.circuit_breaker if exchange.route is not None else None
+        if breaker is not None and breaker.retries is not None and retries >= breaker.retries:
+            return "UO"
+        return ""
+
     def _judge(self, flow: http.HTTPFlow, exchange: Exchange, retry: CompiledRetry, attempt: Attempt) -> None:
+        if attempt.error == CANCELLED:
+            return
         error = "reset" if attempt.error == "protocol" else attempt.error
         outcome = Outcome(attempt.status, error, attempt.fields, attempt.body)
         attempt.why = why_retry(retry, outcome)
         if attempt.why is None:
             return
-        if attempt.number >= retry.attempts:
+        if retry.hedge is not None and any(not each.ended for each in exchange.attempts):
+            # The race goes on without it.
+            return
+        if len(exchange.attempts) >= retry.attempts:
             if retry.attempts > 1:
                 exchange.flag("URX")
-            return
-        request = flow.request
-        if len(request.raw_content or b"") > retry.max_body:
             return
         carrier = carrier_of(flow)
         if carrier is not None and carrier.upload is not None and carrier.upload.spent:
             return
-        if not may_resend(retry, request.method, has_idempotency_key(request.headers.fields), error):
+        if not _repeatable(flow, retry, error):
             return
-        service = exchange.service
-        if retry.budget and not retry.budget.try_acquire(self._requests[service], self._retries[service]):
-            exchange.flag("URX")
-            return
-        breaker = exchange.route.circuit_breaker if exchange.route is not None else None
-        if breaker is not None and breaker.retries is not None and self._retries[service] >= breaker.retries:
-            exchange.flag("UO")
+        if flag := self._lacks(exchange, retry):
+            exchange.flag(flag)
             return
         wait = pause(retry, attempt.number, self._random)
         if retry.retry_after and attempt.status is not None:
             wait = max(wait, retry_after(attempt.fields, time.time()) or 0.0)
-        self._retries[service] += 1
+        self._retries[exchange.service] += 1
         attempt.pause = wait
 
     @staticmethod
@@ -90,6 +122,14 @@ class Retry:
         counts[service] -= 1
         if counts[service] <= 0:
             del counts[service]
+
+
+def _repeatable(flow: http.HTTPFlow, retry: CompiledRetry, error: str | None) -> bool:
+    """Whether the request may be sent again, after this error."""
+    request = flow.request
+    if len(request.raw_content or b"") > retry.max_body:
+        return False
+    return may_resend(retry, request.method, has_idempotency_key(request.headers.fields), error)
 
 
 def _retry_of(exchange: Exchange) -> CompiledRetry | None:

@@ -192,7 +192,7 @@ class Proxy:
         self.master: Any = None
         self.lane: Any = None
         self.retry = Retry(random.Random(7))
-        self.forwarder = Forwarder()
+        self.forwarder = Forwarder(judge=self.retry)
         self.hooks: Any = None
         self._lines = Lines()
         self._clients: list[Raw] = []

@@ -143,6 +143,7 @@ retries = st.one_of(
         retry_after=st.booleans(),
         max_body=sizes,
     ),
+    some(hedge=some(max=st.just(2)).map(lambda hedge: {"after": "200ms", **hedge})),
 )
 rate_limits = st.fixed_dictionaries(
     {"requests": st.integers(1, 10**9), "per": some_times},

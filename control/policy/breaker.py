@@ -26,7 +26,7 @@ class Change:
 def failed(status: int | None, error: str | None) -> bool | None:
     """Whether an attempt that ended so speaks against its endpoint; None: it tells nothing."""
     if error is not None:
-        return True
+        return None if error == "cancelled" else True
     return None if status is None else status >= 500
 
 

@@ -165,7 +165,9 @@ def _retry_text(retry: dict[str, Any] | None) -> str:
     if retry is None or retry["attempts"] == 1:
         return "none"
     conditions = ", ".join(_flow(condition) for condition in retry["on"])
-    return f"{retry['attempts']} attempts on {conditions}; methods {', '.join(retry['methods'])}"
+    hedge = retry.get("hedge")
+    beside = f"; one more after {hedge['after']}, up to {hedge['max']} at once" if hedge else ""
+    return f"{retry['attempts']} attempts on {conditions}{beside}; methods {', '.join(retry['methods'])}"
 
 
 def _flow(value: Any) -> str:

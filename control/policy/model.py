@@ -24,7 +24,7 @@ from control.policy.parts import Broken, Part, Written
 from control.policy.permissions import Authorization, AuthorizationRule
 from control.policy.rates import ByHeader, RateLimit
 from control.policy.redirects import Redirect, Rewrite, no_prefix_here, prefixes_matched
-from control.policy.resending import RETRY_WORDS, Backoff, Budget, Retry, RetryCondition, retry_short
+from control.policy.resending import RETRY_WORDS, Backoff, Budget, Hedge, Retry, RetryCondition, retry_short
 from control.policy.values import (
     DEFAULTS_SERVICE,
     Duration,
@@ -56,6 +56,7 @@ __all__ = [
     "HashBalancer",
     "HashKey",
     "HeaderOperations",
+    "Hedge",
     "Limits",
     "Match",
     "Matcher",

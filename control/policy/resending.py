@@ -88,6 +88,15 @@ class Budget(Part):
     min_concurrent: Annotated[int, Whole(0, 10_000)] = Field(3, description="retries always allowed at once")
 
 
+class Hedge(Part):
+    """Another try beside one that takes long; the first good answer wins, the others are cancelled."""
+
+    written: ClassVar[str] = "a mapping such as {after: 200ms, max: 2}"
+
+    after: SomeTime = Field(description="without an answer for so long, begin one more try beside it")
+    max: Annotated[int, Whole(2, 10)] = Field(2, description="tries under way at once, at most")
+
+
 class Retry(Part):
     """When and how a request is tried again; a plain number means `attempts`."""
 
@@ -122,6 +131,9 @@ class Retry(Part):
     per_try_timeout: SomeTime | None = Field(
         None, description="the most that one try may take until the answer's head; default: no limit"
     )
+    hedge: Hedge | None = Field(
+        None, description="another try beside a slow one, for requests that may be sent again; default: none"
+    )
     budget: Budget | None = Field(None, description="a limit on retries at once; default: no limit")
     other_endpoint: bool = Field(True, description="prefer an endpoint that this request has not tried")
     retry_after: bool = Field(
@@ -131,6 +143,14 @@ class Retry(Part):
         64 * 1024,
         description="a larger request is not sent again, a larger answer not judged by its body; neither is cut",
     )
+
+    @model_validator(mode="after")
+    def _enough_to_hedge(self) -> Self:
+        if self.hedge is not None and self.hedge.max > self.attempts:
+            raise ValueError(
+                f"hedge.max {self.hedge.max} is more than attempts {self.attempts}, the tries in all: raise attempts"
+            )
+        return self
 
 
 def retry_short(value: object) -> object:

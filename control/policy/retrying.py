@@ -29,6 +29,14 @@ class RetryBudget:
 
 
 @dataclass(frozen=True, slots=True)
+class CompiledHedge:
+    """`after` seconds without an answer one more try begins; no more than `max` are under way at once."""
+
+    after: float
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
 class CompiledRetry:
     """`attempts` counts the first try; times are seconds; `needs_body`: some condition looks at the answer's body."""
 
@@ -42,6 +50,7 @@ class CompiledRetry:
     backoff_base: float
     backoff_max: float
     budget: RetryBudget | None
+    hedge: CompiledHedge | None
     conditions: tuple[AnswerCondition, ...]
     needs_body: bool
     # Most answers are good: these two sets say so without asking every condition.
@@ -64,6 +73,7 @@ def compile_retry(retry: Retry) -> CompiledRetry:
         budget=None
         if retry.budget is None
         else RetryBudget(retry.budget.percent, retry.budget.min_concurrent),
+        hedge=None if retry.hedge is None else CompiledHedge(retry.hedge.after, retry.hedge.max),
         conditions=conditions,
         needs_body=any(condition.needs_body for condition in conditions),
         _statuses=frozenset(status for condition in conditions for status in condition.statuses),
@@ -124,6 +134,7 @@ def _epoch(date: str) -> float:
 __all__ = [
     "IDEMPOTENT",
     "LONGEST_RETRY_AFTER",
+    "CompiledHedge",
     "CompiledRetry",
     "Outcome",
     "RetryBudget",
