@@ -96,6 +96,14 @@ BAD_FIELDS = [
         "faults[0]: does nothing: give it one of delay, abort, bandwidth, truncate, corrupt, slow_close, got {}",
     ),
     (
+        "retry: {hedge: {after: 1s, max: 1}}",
+        "retry.hedge.max: at least 2, got 1",
+    ),
+    (
+        "retry: {attempts: 2, hedge: {after: 1s, max: 3}}",
+        'retry: hedge.max 3 is more than attempts 2, the tries in all: raise attempts, got {attempts: 2, hedge: {after: "1s", max: 3}}',
+    ),
+    (
         "faults: [{delay: 5}]",
         "faults[0].delay: write a duration such as 2s, {uniform: [1s, 3s]} or {normal: {mean: 2s, stddev: 500ms}}, got 5",
     ),
