@@ -4,8 +4,7 @@ import asyncio
 from typing import Protocol
 
 from addons.engine.errors import UpstreamError
-
-_RESOLUTION = 0.002
+from addons.timers import RESOLUTION, Expiring, timers_of
 
 
 class Watched(Protocol):
@@ -25,11 +24,12 @@ class Deadline:
 
     __slots__ = (
         "_expiry",
-        "_handle",
+        "_limit",
         "_loop",
         "_pause",
         "_try_ends",
         "_try_seconds",
+        "_waiting",
         "abandoned",
         "call",
         "expired",
@@ -38,9 +38,10 @@ class Deadline:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._expiry: float | None = None
+        self._limit = 0.0
         self._try_ends: float | None = None
         self._try_seconds = 0.0
-        self._handle: asyncio.TimerHandle | None = None
+        self._waiting: dict[Expiring, float] | None = None
         self._pause: asyncio.Future[None] | None = None
         self.call: Watched | None = None
         """What carries the exchange now; cut when the time runs out, its body's stream included."""
@@ -53,19 +54,20 @@ class Deadline:
         if seconds <= 0:
             self._expire()
         else:
+            self._limit = seconds
             self._expiry = self._loop.time() + seconds
 
     def watch(self, call: Watched, seconds: float | None) -> None:
         """This call is under way; its answer's head may take `seconds` (None: any time). Until `answered`."""
         self.call = call
-        at = self._expiry
+        at, limit = self._expiry, self._limit
         if seconds is not None:
             self._try_seconds = seconds
             ends = self._try_ends = self._loop.time() + seconds
             if at is None or ends < at:
-                at = ends
+                at, limit = ends, seconds
         if at is not None:
-            self._handle = self._loop.call_at(at, self._due)
+            self._waiting = timers_of(self._loop).add(self, at, limit)
 
     def child(self) -> "Deadline":
         """Another one that ends when this one does, for one of several calls at once."""
@@ -84,19 +86,19 @@ class Deadline:
     def answered(self, whole: bool) -> None:
         """The call has its answer (or failed); an answer that is not whole yet is still watched."""
         self._try_ends = None
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
+        if self._waiting is not None:
+            self._waiting.pop(self, None)
+            self._waiting = None
         if whole:
             self.call = None
         elif self._expiry is not None:
-            self._handle = self._loop.call_at(self._expiry, self._due)
+            self._waiting = timers_of(self._loop).add(self, self._expiry, self._limit)
 
     def stop(self) -> None:
         """The exchange is over."""
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
+        if self._waiting is not None:
+            self._waiting.pop(self, None)
+            self._waiting = None
         self.call = None
 
     async def sleep(self, seconds: float | None) -> None:
@@ -109,7 +111,7 @@ class Deadline:
         if seconds is not None:
             timers.append(self._loop.call_later(seconds, _wake, future))
         if self._expiry is not None:
-            timers.append(self._loop.call_at(self._expiry, self._due))
+            timers.append(self._loop.call_at(self._expiry, self.due))
         try:
             await future
         finally:
@@ -127,10 +129,11 @@ class Deadline:
         self.abandoned = True
         self._expire()
 
-    def _due(self) -> None:
+    def due(self) -> None:
+        """A time that was waited for has come."""
         now = self._loop.time()
         # Event loops may call a little early, by what their clock cannot tell apart.
-        if self._expiry is not None and now >= self._expiry - _RESOLUTION:
+        if self._expiry is not None and now >= self._expiry - RESOLUTION:
             self._expire()
             return
         call = self.call
@@ -139,7 +142,7 @@ class Deadline:
         elif self._expiry is not None:
             # A timeout of a try counts until the answer's head; what is gathered after it is not its business.
             self._try_ends = None
-            self._handle = self._loop.call_at(self._expiry, self._due)
+            self._waiting = timers_of(self._loop).add(self, self._expiry, self._limit)
 
     def _expire(self) -> None:
         self.expired = True

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from addons.engine import wire
 from addons.engine.wire import (
     LAST_CHUNK,
     answer_head,
@@ -94,3 +95,39 @@ def test_looking_up_fields():
     assert value(FIELDS, b"cookie") is None
     assert tokens(FIELDS, b"connection") == {b"close", b"x-one", b"x-two", b""}
     assert tokens(FIELDS, b"nothing") == frozenset()
+
+
+_NAMES = [
+    b"Host",
+    b"host",
+    b"Connection",
+    b"CONNECTION",
+    b"Keep-Alive",
+    b"TE",
+    b"X-One",
+    b"Content-Length",
+    b"Upgrade",
+]
+_VALUES = [b"", b"close", b"keep-alive", b"Keep-Alive", b"x-one", b"close, x-one", b"upgrade", b"5"]
+
+
+@given(
+    fields=st.lists(st.tuples(st.sampled_from(_NAMES), st.sampled_from(_VALUES)), max_size=6).map(tuple),
+    drop=st.sampled_from([frozenset(), frozenset((b"content-length",)), frozenset((b"host", b"x-one"))]),
+)
+def test_what_is_remembered_of_names_makes_no_difference(fields, drop):
+    gone = wire.HOP_BY_HOP | drop | tokens(fields, b"connection")
+    expected = tuple(field for field in fields if field[0].lower() not in gone)
+    for _ in range(2):
+        found = end_to_end(fields, drop=drop)
+        assert found == expected
+        assert found is fields or found != fields
+
+
+def test_clients_cannot_fill_the_memory_with_names():
+    for number in range(2000):
+        end_to_end(((b"X-%d" % number, b"1"), (b"TE", b"x")))
+    end_to_end(((b"X" * 2000, b"1"),))
+    remembered = wire._chosen[frozenset()]
+    assert len(remembered) <= 500
+    assert all(sum(map(len, names)) <= 1000 for names in remembered)

@@ -1,7 +1,7 @@
 """Where a client's request wants to go, by the listener's mode and the form of its target."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mitmproxy import connection
 from mitmproxy.proxy import mode_specs
@@ -16,8 +16,7 @@ _PORTS = {b"http": 80, b"https": 443}
 _REMEMBERED = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(NamedTuple):
     """host, port and scheme to connect to; path in origin form; fields with the Host that belongs to it."""
 
     host: str

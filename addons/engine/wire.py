@@ -1,7 +1,9 @@
 """HTTP/1.1 as bytes: heads, chunks, and which fields belong to one connection alone."""
 
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
+from operator import itemgetter
+from typing import Any
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
@@ -32,7 +34,11 @@ def answer_head(status: int, reason: bytes, fields: Fields, version: bytes = b"H
 
 
 def _head(first_line: bytes, fields: Fields) -> bytes:
-    head = b"%b\r\n%b\r\n" % (first_line, b"".join([b"%b: %b\r\n" % field for field in fields]))
+    head = (
+        b"%b\r\n%b\r\n\r\n" % (first_line, b"\r\n".join(map(_line, fields)))
+        if fields
+        else first_line + b"\r\n\r\n"
+    )
     # One break per line and no other: what an addon or a policy puts into a value cannot become a field or a request.
     breaks = len(fields) + 2
     if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
@@ -77,6 +83,34 @@ def tokens(fields: Fields, name: bytes) -> frozenset[bytes]:
     )
 
 
+_name = itemgetter(0)
+_line = b": ".join
+Choice = tuple[Callable[[Fields], Fields] | None, int]
+_chosen: dict[frozenset[bytes], dict[tuple[bytes, ...], Choice]] = {}
+_MOST_REMEMBERED = 500
+_LONGEST_REMEMBERED = 1000  # bytes; clients choose the names
+
+
+def _remember(names: tuple[bytes, ...], drop: frozenset[bytes]) -> None:
+    """What `end_to_end` keeps of fields with these names, and the place of the one Connection whose value is to be looked at."""
+    known = _chosen.setdefault(drop, {})
+    lower = [name.lower() for name in names]
+    if lower.count(b"connection") > 1 or sum(map(len, names)) > _LONGEST_REMEMBERED:
+        return
+    if len(known) >= _MOST_REMEMBERED:
+        known.clear()
+    unwanted = _unwanted(drop)[0]
+    kept = [index for index, name in enumerate(lower) if name not in unwanted]
+    choose: Any = None
+    if len(kept) != len(names):
+        choose = itemgetter(*kept) if len(kept) > 1 else partial(_few, tuple(kept))
+    known[names] = choose, lower.index(b"connection") if b"connection" in lower else -1
+
+
+def _few(indices: tuple[int, ...], fields: Fields) -> Fields:
+    return tuple([fields[index] for index in indices])
+
+
 @lru_cache
 def _unwanted(drop: frozenset[bytes]) -> tuple[frozenset[bytes], frozenset[int]]:
     names = HOP_BY_HOP | drop
@@ -88,6 +122,16 @@ def end_to_end(fields: Fields, keep: Iterable[bytes] = (), drop: frozenset[bytes
 
     All names in lower case. The very same tuple where nothing is to go, which is the common case for requests.
     """
+    if not keep:
+        # Which fields go is a question of the names, and heads with the same names come again and again.
+        known = _chosen.get(drop)
+        names = tuple(map(_name, fields))
+        if known is not None and (chosen := known.get(names)) is not None:
+            choose, connection = chosen
+            if connection < 0 or fields[connection][1].lower() in _PLAIN:
+                return fields if choose is None else choose(fields)
+        else:
+            _remember(names, drop)
     unwanted, lengths = _unwanted(drop)
     kept = []
     for field in fields:
