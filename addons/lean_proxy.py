@@ -106,7 +106,7 @@ class LeanMaster(master.Master):
             *self._features,
             ErrorCheck(),
         )
-        mtls = next(feature for feature in self._features if isinstance(feature, Mtls))
+        mtls = next((feature for feature in self._features if isinstance(feature, Mtls)), None)
         self._listeners = Listeners(HookTable(self.addons), worker_number(), mtls)
         self._listeners.install()
 

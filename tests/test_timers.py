@@ -1,6 +1,7 @@
 """Timers that are shared: whoever waits is told in time, once, and not after it was taken out."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,12 +25,11 @@ class Loop:
         self.timers.append(timer)
         self.made += 1
 
-        class Handle:
-            def cancel(self):
-                if timer in self.timers:
-                    self.timers.remove(timer)
+        def cancel():
+            if timer in self.timers:
+                self.timers.remove(timer)
 
-        return Handle()
+        return SimpleNamespace(cancel=cancel)
 
     def call_exception_handler(self, context):
         self.errors.append(context["exception"])

@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from addons.engine.answer import Answer
+from addons.engine.driver import Direct, is_direct
 from addons.engine.errors import UpstreamError
 from addons.engine.origin import Origin
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from addons.engine.connection import Connection
 
 
-class Call:
+class Call(Direct):
     """Await it once for the Answer, or let `then` tell you without a turn of the event loop.
 
     Raises UpstreamError, or the error that `cancel` was given. An awaiting task that is cancelled cancels the call.
@@ -89,9 +90,12 @@ class Call:
 
     def __await__(self) -> Generator[Any, None, Answer]:
         if self.answer is None and self.error is None:
-            self._waiter = self._loop.create_future()
             try:
-                yield from self._waiter
+                if is_direct(self._loop):
+                    yield self
+                else:
+                    self._waiter = self._loop.create_future()
+                    yield from self._waiter
             except BaseException:
                 self.cancel(UpstreamError("reset", "given up by the proxy"))
                 raise

@@ -6,7 +6,7 @@ from typing import Any
 from mitmproxy import http
 
 from addons.engine.answer import Answer
-from addons.engine.hooks import Hooks
+from addons.engine.hooks import NarrowedHooks
 from addons.engine.incoming import Incoming
 from addons.engine.upload import Upload
 
@@ -29,7 +29,7 @@ class Carrier:
         "upload",
     )
 
-    def __init__(self, incoming: Incoming, hooks: Hooks) -> None:
+    def __init__(self, incoming: Incoming, hooks: NarrowedHooks) -> None:
         self.incoming = incoming
         self.hooks = hooks
         """Those that are called for this exchange from now on; whoever knows that some have nothing to do narrows them."""

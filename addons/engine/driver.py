@@ -40,6 +40,21 @@ async def isolated(awaitable: Awaitable[Any]) -> Any:
         raise
 
 
+class Direct:
+    """Something to await that tells when it is done by a plain call, in a Driver without a turn of the event loop."""
+
+    __slots__ = ()
+
+    def then(self, callback: Callable[[Any], None]) -> None:
+        """Call back with itself as soon as it is done."""
+        raise NotImplementedError
+
+
+def is_direct(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether it is a Driver that awaits, so that a Direct may be yielded to it; a task knows futures alone."""
+    return _running and asyncio.current_task(loop) is None
+
+
 class Driver:
     """Steps one coroutine; `done(error)` is called when it ended, with what it raised, if it did."""
 
@@ -83,7 +98,9 @@ class Driver:
             _running = before
             self._stepping = False
         self._waiting = waiting
-        if waiting is None:
+        if isinstance(waiting, Direct):
+            waiting.then(self._wake)
+        elif waiting is None:
             # A bare yield, as of asyncio.sleep(0).
             asyncio.get_running_loop().call_soon(self._wake, None)
         elif getattr(waiting, "_asyncio_future_blocking", None) is not None:

@@ -5,39 +5,19 @@ import logging
 import sys
 import types
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 from mitmproxy import addonmanager, exceptions
 
 from addons.engine.driver import isolated, needs_task
 from addons.engine.marks import WANTED, is_for_the_engine, predicates
+from addons.engine.watched import Manager, Watched
 
 Hook = Callable[..., Any]
 
 _MOST_SUBJECTS = 10_000
 
 logger = logging.getLogger("mitmproxy.addonmanager")
-
-
-class Manager(Protocol):
-    """mitmproxy's AddonManager, as far as it is used here."""
-
-    chain: list[Any]
-    lookup: dict[str, Any]
-
-
-class Watched(dict[str, Any]):
-    """The manager's register of addons, with a count of its changes: every addon that comes or goes passes by here."""
-
-    changes = 0
-
-    def __setitem__(self, name: str, addon: Any) -> None:
-        super().__setitem__(name, addon)
-        self.changes += 1
-
-    def __delitem__(self, name: str) -> None:
-        super().__delitem__(name)
-        self.changes += 1
 
 
 class Hooks:
@@ -79,51 +59,45 @@ class HookTable(Hooks):
     """
 
     def __init__(self, manager: Manager) -> None:
-        self._manager = manager
+        self.manager = manager
         self._hooks: dict[str, tuple[Hook, ...]] = {}
         self._lookup: Watched = Watched()
         self._seen = -1
-        self._generation = 0
         self._subjects = _Subjects(self, lambda hook: True)
         self.engine = NarrowedHooks(self, is_for_the_engine, _Subjects(self, is_for_the_engine))
         """Without those that are `elsewhere`."""
 
     def refresh(self) -> None:
-        """Forget what was compiled."""
+        """Forget what was compiled, in every table of this manager."""
+        self._renew()
+        self._lookup.changes += 1
+
+    def _renew(self) -> None:
         self._hooks = {}
-        self._generation += 1
-        lookup = self._manager.lookup
+        lookup = self.manager.lookup
         if not isinstance(lookup, Watched):
-            lookup = self._manager.lookup = Watched(lookup)
+            lookup = self.manager.lookup = Watched(lookup)
         self._lookup = lookup
         self._seen = lookup.changes
 
-    @property
-    def generation(self) -> int:
-        """Another number whenever what was compiled is no longer true."""
-        lookup = self._lookup
-        if lookup is not self._manager.lookup or lookup.changes != self._seen:
-            self.refresh()
-        return self._generation
-
     def find(self, name: str) -> tuple[Hook, ...]:
         lookup = self._lookup
-        if lookup is not self._manager.lookup or lookup.changes != self._seen:
-            self.refresh()
+        if lookup is not self.manager.lookup or lookup.changes != self._seen:
+            self._renew()
         hooks = self._hooks.get(name)
         if hooks is None:
             hooks = self._hooks[name] = self._compile(name)
         return hooks
 
     def has_addon(self, name: str) -> bool:
-        return name in self._manager.lookup
+        return name in self.manager.lookup
 
     def narrowed(self, subject: Any) -> "NarrowedHooks":
         return self._subjects.find(subject)
 
     def _compile(self, name: str) -> tuple[Hook, ...]:
         hooks = []
-        for addon in addonmanager.traverse(self._manager.chain):
+        for addon in addonmanager.traverse(self.manager.chain):
             hook = getattr(addon, name, None)
             if callable(hook):
                 hooks.append(hook)
@@ -139,20 +113,41 @@ class NarrowedHooks(Hooks):
         self._table = table
         self._wanted = wanted
         self._subjects = subjects
-        self._generation = -1
+        self._lookup: Watched = Watched()
+        self._seen = -1
+        self.updates = False
+        """Whether any hears `update`; valid after `find` or `run`."""
         self._hooks: dict[str, tuple[Hook, ...]] = {}
         self._behind: dict[int, tuple[tuple[Hook, ...], tuple[Hook, ...]]] = {}
 
     def find(self, name: str) -> tuple[Hook, ...]:
-        generation = self._table.generation
-        if generation != self._generation:
-            self._generation = generation
-            self._hooks.clear()
-            self._behind.clear()
+        lookup = self._lookup
+        if lookup is not self._table.manager.lookup or lookup.changes != self._seen:
+            self._renew()
         hooks = self._hooks.get(name)
         if hooks is None:
             hooks = self._hooks[name] = tuple(filter(self._wanted, self._table.find(name)))
         return hooks
+
+    def run(self, name: str, *args: Any) -> Awaitable[None] | None:
+        # As above, and as `find`: this is called several times for every request.
+        lookup = self._lookup
+        if lookup is not self._table.manager.lookup or lookup.changes != self._seen:
+            self._renew()
+        hooks = self._hooks.get(name)
+        if hooks is None:
+            hooks = self.find(name)
+        return _run(hooks, 0, args) if hooks else None
+
+    def _renew(self) -> None:
+        self._table.find("update")  # which compiles it again if need be
+        lookup = self._table.manager.lookup
+        assert isinstance(lookup, Watched)
+        self._lookup = lookup
+        self._seen = lookup.changes
+        self._hooks.clear()
+        self._behind.clear()
+        self.updates = bool(self.find("update"))
 
     def narrowed(self, subject: Any) -> "NarrowedHooks":
         return self._subjects.find(subject)

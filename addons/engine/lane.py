@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Awaitable
 
 from mitmproxy import connection, http
 from mitmproxy import flow as mitmproxy_flow
@@ -101,32 +100,45 @@ class Lane:
             client.settled = True
             if reason is not None:
                 flow.error = mitmproxy_flow.Error(reason, time.time())
-            if (rest := self._event("error", flow, carrier)) is not None:
+            if (rest := carrier.hooks.run("error", flow)) is not None:
                 await rest
+            if carrier.hooks.updates or flow.intercepted:
+                await _settled(flow, carrier)
 
     async def _exchange(
         self, client: ServerConnection, incoming: Incoming, flow: http.HTTPFlow, carrier: Carrier
     ) -> None:
         if not incoming.complete:
             flow.request.stream = incoming.length < 0 or incoming.length > BUFFER
-        if (rest := self._event("requestheaders", flow, carrier)) is not None:
+        hooks = carrier.hooks
+        if (rest := hooks.run("requestheaders", flow)) is not None:
             await rest
-        _check(flow)
+        if hooks.updates or flow.intercepted:
+            await _settled(flow, carrier)
+        if flow.error is not None:
+            _check(flow)
         if incoming.complete:
             _fill(flow.request, incoming)
         else:
             await self._receive(incoming, flow, carrier)
-        if (rest := self._event("request", flow, carrier)) is not None:
+        if (rest := hooks.run("request", flow)) is not None:
             await rest
-        _check(flow)
+        hooks = carrier.hooks
+        if hooks.updates or flow.intercepted:
+            await _settled(flow, carrier)
+        if flow.error is not None:
+            _check(flow)
         if flow.response is None:
             raise RuntimeError("no addon answered the request")
         answer = carrier.answer if flow.response is carrier.head else None
         if answer is not None:
             flow.response.stream = answer.upgraded or answer.as_it_comes or not self._is_wanted_whole(answer)
-        if (rest := self._event("responseheaders", flow, carrier)) is not None:
+        if (rest := hooks.run("responseheaders", flow)) is not None:
             await rest
-        _check(flow)
+        if hooks.updates or flow.intercepted:
+            await _settled(flow, carrier)
+        if flow.error is not None:
+            _check(flow)
         response = flow.response
         chunked = False
         if answer is None or response is not carrier.head:
@@ -144,9 +156,12 @@ class Lane:
             if answer.trailers:
                 response.data.trailers = make_headers(answer.trailers)
         client.settled = True
-        if (rest := self._event("response", flow, carrier)) is not None:
+        if (rest := hooks.run("response", flow)) is not None:
             await rest
-        _check(flow)
+        if hooks.updates or flow.intercepted:
+            await _settled(flow, carrier)
+        if flow.error is not None:
+            _check(flow)
         if not client.answered:
             _send(client, incoming, flow.response)
         elif chunked:
@@ -162,14 +177,6 @@ class Lane:
             await incoming.whole()
             _fill(request, incoming)
             request.data.timestamp_end = time.time()
-
-    @staticmethod
-    def _event(name: str, flow: http.HTTPFlow, carrier: Carrier) -> Awaitable[None] | None:
-        """Call the hooks. None: all is done; else await what is returned."""
-        rest = carrier.hooks.run(name, flow)
-        if rest is None and not flow.intercepted and not carrier.hooks.find("update"):
-            return None
-        return _rest_of_event(rest, flow, carrier)
 
     def _is_wanted_whole(self, answer: Answer) -> bool:
         length = value(answer.fields, b"content-length")
@@ -189,9 +196,8 @@ class Lane:
         return True
 
 
-async def _rest_of_event(rest: Awaitable[None] | None, flow: http.HTTPFlow, carrier: Carrier) -> None:
-    if rest is not None:
-        await rest
+async def _settled(flow: http.HTTPFlow, carrier: Carrier) -> None:
+    """What follows each event: who shows flows is told, and one that was intercepted waits."""
     rest = carrier.hooks.run("update", [flow])
     if rest is not None:
         await rest
