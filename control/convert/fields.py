@@ -5,10 +5,12 @@ Whoever converts a part takes its fields one by one; what nobody took is reporte
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from control.policy.errors import Problem
 from control.policy.places import Path, field_text, shown
+
+T = TypeVar("T")
 
 UNKNOWN = "no counterpart here"
 
@@ -35,6 +37,18 @@ class Origin:
     title: str
 
 
+def whole_match(match: "Fields", convert: Callable[["Fields"], T]) -> T:
+    """What `convert` makes of a match. Raises Skip if anything of it was lost.
+
+    Without one of its conditions it would take requests that were meant for the next route.
+    """
+    before = len(match.origin.report.lost)
+    found = convert(match)
+    if len(match.origin.report.lost) > before:
+        raise match.skip((), "so the match is left out")
+    return found
+
+
 class Fields:
     """A mapping of a foreign document. `path` is where it stands in the document."""
 
@@ -42,7 +56,7 @@ class Fields:
         self.origin = origin
         self.path = path
         self._data: dict[str, Any] = {}
-        self._lines: dict[str, int] = getattr(data, "lines", {})
+        self._lines: dict[str, int] = getattr(data, "lines", {}) if isinstance(data, dict) else {}
         self._line = getattr(data, "line", origin.line)
         self._taken: set[str] = set()
         if isinstance(data, dict):
@@ -114,6 +128,14 @@ class Fields:
             if not isinstance(value, str):
                 self.lose((name, index), f"text is expected here, got {shown(value)}")
         return [value for value in values if isinstance(value, str)]
+
+    def wholes(self, name: str) -> list[int]:
+        """A list of whole numbers."""
+        values = self._list(name)
+        for index, value in enumerate(values):
+            if type(value) is not int:
+                self.lose((name, index), f"a whole number is expected here, got {shown(value)}")
+        return [value for value in values if type(value) is int]
 
     def parsed(self, name: str, parse: Callable[[str], Any]) -> Any:
         """What `parse` makes of a text; None, and a report, where it raises ValueError."""

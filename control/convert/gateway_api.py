@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from control.convert.building import Draft, claimable, knows, named_by
-from control.convert.fields import UNKNOWN, Fields, Skip
+from control.convert.fields import UNKNOWN, Fields, Skip, whole_match
 from control.convert.gateway_filters import Filters, timeouts_and_retry
 from control.convert.gateway_match import Precedence, convert_match, precedence
 
@@ -88,7 +88,7 @@ def _rule(rule: Fields, otherwise: str) -> Rule | None:
     said = rule.parts("matches")
     for match in said:
         try:
-            matches.append(convert_match(match))
+            matches.append(whole_match(match, convert_match))
         except Skip:
             continue
     filters = Filters()

@@ -3,6 +3,7 @@
 from typing import Any
 
 from control.convert.building import knows
+from control.convert.cors import gateway_cors
 from control.convert.fields import UNKNOWN, Fields
 from control.convert.values import ALL_METHODS, duration, header_edits, seconds
 from control.policy.units import format_duration
@@ -45,6 +46,9 @@ class Filters:
                     self.settings["rewrite"] = rewrite
             elif kind == "RequestMirror":
                 self._mirror(body)
+            elif knows("cors"):
+                if (cors := gateway_cors(body)) is not None:
+                    self.settings["cors"] = cors
             else:
                 body.take(*body.names())
                 body.lose((), UNKNOWN)
@@ -134,7 +138,7 @@ def timeouts_and_retry(rule: Fields) -> dict[str, Any]:
     timeouts.done()
     retry: dict[str, Any] = {}
     if said := rule.part("retry"):
-        codes = said.raw("codes") or []
+        codes = said.wholes("codes")
         attempts = said.whole("attempts")
         # The number of retries is left to the implementation where it is not said; Envoy Gateway's is 2.
         retry = {"attempts": 1 + (2 if attempts is None else attempts), "methods": ALL_METHODS}
@@ -142,7 +146,7 @@ def timeouts_and_retry(rule: Fields) -> dict[str, Any]:
             "connect-failure",
             "reset",
             "timeout",
-            *(code for code in codes if isinstance(code, int)),
+            *codes,
         ]
         if (pause := said.parsed("backoff", seconds)) is not None and pause > 0:
             retry["backoff"] = {"base": format_duration(pause), "max": format_duration(10 * pause)}

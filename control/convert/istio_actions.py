@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from control.convert.building import knows
+from control.convert.cors import istio_cors
 from control.convert.fields import UNKNOWN, Fields
 from control.convert.values import ALL_METHODS, duration, header_edits, seconds
 from control.policy.model import Fault
@@ -168,4 +169,6 @@ def settings(route: Fields, destination_headers: list[Fields]) -> dict[str, Any]
         found["respond"] = direct_response(route.part("directResponse"))
     if not knows("cors"):
         route.unsaid(("corsPolicy",), UNKNOWN)
+    elif "corsPolicy" in route and (cors := istio_cors(route.part("corsPolicy"))) is not None:
+        found["cors"] = cors
     return found

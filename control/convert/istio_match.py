@@ -41,7 +41,8 @@ def convert_match(match: Fields) -> tuple[dict[str, Any], Fields]:
     query = match.part("queryParams")
     if tests := {name: _text(query.part(name)) for name in query.names()}:
         found["query"] = tests
-    match.take("name")
+    # What it is called in metrics is no condition.
+    match.take("name", "statPrefix")
     for name in match.names():
         if name in ("scheme", "port", "sourceLabels", "sourceNamespace", "gateways"):
             if name == "gateways" and match.texts("gateways") == ["mesh"]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from control.convert.building import Draft, claimable, knows, named_by
-from control.convert.fields import UNKNOWN, Fields, Skip
+from control.convert.fields import UNKNOWN, Fields, Skip, whole_match
 from control.convert.istio_actions import mirror_percent, settings
 from control.convert.istio_match import convert_match
 from control.convert.istio_rule import Rule, address_of
@@ -64,7 +64,7 @@ def _route(draft: Draft, route: Fields, name: str, own: list[Rule], context: Con
     matches, uris = [], []
     for match in said:
         try:
-            found, uri = convert_match(match)
+            found, uri = whole_match(match, convert_match)
         except Skip:
             continue
         matches.append(found)
