@@ -195,6 +195,8 @@ TO = "route: [{destination: {host: reviews, port: {number: 1}}}]"
          [{"percent": 12.5, "delay": "7s", "scope": "request"}]),
         (f"{{{TO}, fault: {{abort: {{httpStatus: 503}}, delay: {{fixedDelay: 1s, percent: 5}}}}}}", "faults",
          [{"percent": 5, "delay": "1s", "scope": "request"}, {"percent": 100, "abort": {"status": 503}, "scope": "request"}]),
+        (f"{{{TO}, fault: {{abort: {{grpcStatus: UNAVAILABLE, percentage: {{value: 5}}}}}}}}", "faults",
+         [{"percent": 5, "abort": {"grpc": "UNAVAILABLE"}, "scope": "request"}]),
         (f"{{{TO}, headers: {{request: {{set: {{X-A: '1'}}, remove: [x-b]}}, response: {{add: {{x-c: '2'}}}}}}}}",
          "request_headers", {"set": {"x-a": "1"}, "remove": ["x-b"]}),
         ("{redirect: {uri: /v2, authority: b.example, redirectCode: 308}}", "redirect",
@@ -250,7 +252,7 @@ def test_a_prefix_that_is_rewritten_is_of_whole_segments_here_and_that_is_said()
     [
         (acting(f"{{{TO}, retries: {{attempts: 1, retryOn: 'unavailable,5xx'}}}}"), "retryOn: unavailable: no counter"),
         (acting(f"{{{TO}, retries: {{attempts: 1, retryRemoteLocalities: true}}}}"), "retries.retryRemoteLocalities"),
-        (acting(f"{{{TO}, fault: {{abort: {{grpcStatus: UNAVAILABLE}}}}}}"), "fault.abort.grpcStatus: no counterpart"),
+        (acting(f"{{{TO}, fault: {{abort: {{grpcStatus: NOPE}}}}}}"), "fault.abort.grpcStatus: NOPE: no counterpart"),
         (acting(f"{{{TO}, rewrite: {{uriRegexRewrite: {{match: a, rewrite: b}}}}}}"), "rewrite.uriRegexRewrite"),
         (acting(f"{{match: [{{uri: {{exact: /a}}}}, {{uri: {{prefix: /b}}}}], {TO}, rewrite: {{uri: /c}}}}"),
          "rewrite.uri: a prefix in place of some matches alone"),

@@ -10,6 +10,7 @@ from control.convert.building import knows
 from control.convert.cors import istio_cors
 from control.convert.fields import UNKNOWN, Fields
 from control.convert.values import ALL_METHODS, duration, header_edits, seconds
+from control.policy.grpc_status import GRPC_STATUSES
 from control.policy.model import Fault
 from control.policy.parts import names_of
 from control.policy.units import format_duration
@@ -125,6 +126,11 @@ def faults(part: Fields, *, retried: bool) -> list[dict[str, Any]]:
         share = _percent(abort)
         if (status := abort.whole("httpStatus")) is not None:
             found.append({"percent": share, "abort": status})
+        if (code := abort.text("grpcStatus")) is not None:
+            if code in GRPC_STATUSES:
+                found.append({"percent": share, "abort": {"grpc": code}})
+            else:
+                abort.lose(("grpcStatus",), f"{code}: {UNKNOWN}")
         abort.done()
     part.done()
     if found and "scope" in names_of(Fault):
