@@ -13,6 +13,7 @@ from addons.limits import Limits
 from addons.load_balancing import LoadBalancing
 from addons.metrics import Metrics
 from addons.metrics_pages import MetricsPages
+from addons.mirror import Mirror
 from addons.mtls import Mtls
 from addons.passthrough import Passthrough
 from addons.picking import Picking
@@ -31,11 +32,12 @@ def chain() -> list[object]:
     authorization = Authorization()
     routing = Routing(authorization=authorization)
     rate_limit = RateLimit(feed)
-    metrics.more += [rate_limit.counts, mtls.refusals.counts]
     breaking = CircuitBreaker(balancing)
     limits = Limits()
     retry = Retry()
     forwarder = Forwarder(Picking(balancing, breaking, limits), mtls.outbound, retry)
+    mirror = Mirror(forwarder)
+    metrics.more += [rate_limit.counts, mirror.counts, mtls.refusals.counts]
     feed.reports["traffic"] = metrics.summary
     feed.reports["identity"] = certificates.report
     metrics.gauges.append(certificates.gauges)
@@ -59,6 +61,7 @@ def chain() -> list[object]:
         breaking,  # after retry and faults: what these make of an attempt is its outcome
         limits,  # after retry, which says whether an attempt is followed by a pause
         balancing,  # after retry: notes which attempts are over, and which are not the last
+        mirror,  # before what waits for the answer; what is answered by now has no copy
         forwarder,  # runs the attempts, asking those above
         Backstop(),  # after all that sends: what is left over goes nowhere
         AccessLog(),  # after all that answers, so that it tells the final answer

@@ -26,6 +26,7 @@ HELP = {
     "mitmesh_metrics_errors": "Exchanges that were not counted, and summaries not made, for a bug",
     "mitmesh_inbound_connections": "Connections let in at inbound ports, by mutual TLS or plainly",
     "mitmesh_tls_refused": "Connections refused for want of mutual TLS, or of trust in the peer",
+    "mitmesh_mirrored_requests": "Copies of requests for another version, and what became of them",
     "mitmesh_rate_limit_unanswered": "Requests under a rate limit of the mesh for which Redis could not be asked",
     "mitmesh_ejections": "Times that a circuit breaker ejected an endpoint",
     "mitmesh_request_bytes": "Bytes of request bodies",

@@ -153,6 +153,7 @@ rate_limits = st.fixed_dictionaries(
         "scope": st.sampled_from(["proxy", "mesh"]),
     },
 )
+mirrors = st.one_of(versions, st.fixed_dictionaries({"to": versions}, optional={"percent": percents}))
 origins = st.sampled_from(["*", "https://a.example", {"suffix": ".example"}, {"regex": "https://.*"}])
 cross_origins = st.fixed_dictionaries(
     {"allow_origins": listed(origins)},
@@ -269,9 +270,9 @@ endpoints = st.lists(
     min_size=1,
     max_size=3,
 )
-routes = st.lists(some(match=listed(matches), to=to, **{"for": some_times}, **settings), max_size=3).map(
-    lambda routes: [{"name": f"r{index}", **route} for index, route in enumerate(routes)]
-)
+routes = st.lists(
+    some(match=listed(matches), to=to, mirror=mirrors, **{"for": some_times}, **settings), max_size=3
+).map(lambda routes: [{"name": f"r{index}", **route} for index, route in enumerate(routes)])
 modes = st.sampled_from(["strict", "permissive", "off"])
 load_balancers = st.one_of(
     st.sampled_from(["round_robin", "random", "least_request", {"hash": "source_ip"}]),

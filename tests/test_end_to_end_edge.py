@@ -1,5 +1,6 @@
 """What the proxy does to requests before it sends them, or instead: rewrites, redirects. Real processes, every lane."""
 
+import re
 import socket
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -155,6 +156,52 @@ def test_without_redis_the_policy_says_who_passes(upstream, start_valkey, tmp_pa
         assert "rate limits of the mesh are not counted" in proxy.console()
         valkey.thaw() if fate == "freeze" else valkey.start()
         eventually(lambda: get(proxy.port, "http://closed/").status == 200)
+
+
+def test_copies_arrive_at_the_mirror_and_their_answers_nowhere(world, upstream):
+    with Upstream(saying(500, "shadow", x_shadow="yes")) as shadow:
+        service = world.serve(
+            f'endpoints: {{v1: ["{upstream.address}"], v2: ["{shadow.address}"]}}\n'
+            "to: v1\nmirror: v2\nrewrite: {path: /seen}\nretry: {attempts: 2, on: [5xx]}"
+        )
+        got = world.send("POST", f"http://{service}/asked?a=b", b"body", {"x-request-id": "r-1"})
+        assert (got.status, got.body, got.header("x-shadow")) == (200, b"one", None)
+        eventually(lambda: shadow.requests)
+        (sent,) = shadow.requests
+        assert (sent.method, sent.target, sent.body) == ("POST", "/seen?a=b", b"body")
+        assert (sent.header("host"), sent.header("x-request-id")) == (f"{service}-shadow", "r-1")
+        world.send("POST", f"http://{service}/large", b"a" * 3_000_000)
+        line = world.line("/asked?a=b")
+        assert (len(line["attempts"]), line["version"]) == (1, "v1")
+
+        def counted():
+            return re.findall(
+                rf'mitmesh_mirrored_requests_total{{destination_service="{service}",'
+                r'mirror="v2",outcome="(\w+)",route=""} ([0-9.]+)',
+                world.get("http://mesh.local/metrics").text,
+            )
+
+        eventually(lambda: sorted(counted()) == [("answered", "1.0"), ("streamed", "1.0")])
+        assert len(shadow.requests) == 1
+
+
+def test_a_mirror_that_hangs_or_is_not_there_delays_nobody(world, upstream):
+    def hang(request, connection):
+        connection.recv(1)
+
+    with Upstream(hang) as shadow:
+        endpoints = (
+            f'endpoints: {{v1: ["{upstream.address}"], v2: ["{shadow.address}"], v3: ["127.0.0.1:1"]}}'
+        )
+        service = world.serve(f"{endpoints}\nto: v1\nmirror: v2")
+        with Client(world.proxy.port) as client:
+            # More than copies may be under way at once, none of which ever ends.
+            got = [client.get(f"http://{service}/{number}").body for number in range(150)]
+        assert got == [b"one"] * 150
+        eventually(lambda: len(shadow.requests) == 100)
+        assert len(upstream.requests) == 150
+        world.change(service, f"{endpoints}\nto: v1\nmirror: v3")
+        assert world.get(f"http://{service}/").body == b"one"
 
 
 CORS = """\

@@ -44,9 +44,13 @@ def of_policy(policy: Policy, file: str, data: Any = None, line: int | None = No
     claims.hosts = [(host, ("hosts", index)) for index, host in enumerate(policy.hosts)]
     claims.versions = tuple(policy.endpoints or ())
     claims.destinations = [(name, ("to", name)) for name in policy.to or ()]
+    if policy.mirror:
+        claims.destinations.append((policy.mirror.to, ("mirror", "to")))
     for index, route in enumerate(policy.routes):
         if route.to:
             claims.destinations += [(name, ("routes", index, "to", name)) for name in route.to]
+        if route.mirror:
+            claims.destinations.append((route.mirror.to, ("routes", index, "mirror", "to")))
     return claims
 
 
@@ -70,11 +74,12 @@ def of_data(data: Mapping[str, Any], file: str, line: int, *, whole: bool) -> Cl
         claims.versions = (DEFAULT_VERSION,)
     else:
         claims.versions = tuple(endpoints) if isinstance(endpoints, dict) else None
-    claims.destinations = list(_names(data.get("to"), ("to",)))
+    claims.destinations = [*_names(data.get("to"), ("to",)), *_mirrored(data, ())]
     routes = data.get("routes")
     for index, route in enumerate(routes if isinstance(routes, list) else ()):
         if isinstance(route, dict):
             claims.destinations += _names(route.get("to"), ("routes", index, "to"))
+            claims.destinations += _mirrored(route, ("routes", index))
     return claims
 
 
@@ -90,6 +95,13 @@ def _names(to: object, path: Path) -> Iterator[tuple[str, Path]]:
     for name in to if isinstance(to, dict) else [to]:
         if (found := sound(version_name, name)) is not None:
             yield found, (*path, str(name))
+
+
+def _mirrored(settings: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Path]]:
+    mirror = settings.get("mirror")
+    name = mirror.get("to") if isinstance(mirror, dict) else mirror
+    if (found := sound(version_name, name)) is not None:
+        yield found, (*path, "mirror", "to")
 
 
 def conflicts(changed: list[Claims], stored: list[Claims], *, complete: bool) -> Iterator[Problem]:

@@ -15,7 +15,8 @@ from control.policy.expiring import NEVER_BEGUN, in_force, label_of
 from control.policy.faulting import compile_faults
 from control.policy.headers import compile_headers
 from control.policy.matching import Condition, compile_match
-from control.policy.model import DEFAULTS_SERVICE, Destination, Policy, Route, Settings
+from control.policy.mirroring import compile_mirror
+from control.policy.model import DEFAULTS_SERVICE, Policy, Route, Settings
 from control.policy.mtls import mode
 from control.policy.rate_limiting import compile_rate_limit
 from control.policy.retrying import compile_retry
@@ -39,6 +40,7 @@ BUILT_IN: Level = {
     "request_headers": None,
     "response_headers": None,
     "rate_limit": None,
+    "mirror": None,
     "cors": None,
     "rewrite": None,
     "redirect": None,
@@ -100,9 +102,11 @@ def compile_defaults(policy: Policy | None, now: float = NEVER_BEGUN) -> Level:
 
 def reached(policy: Policy) -> frozenset[str]:
     """The other services whose versions some `to` of this document names."""
-    destinations: tuple[Destination, ...] = (policy, *policy.routes)
-    names = {name.partition("/")[0] for part in destinations for name in part.to or () if "/" in name}
-    return frozenset(name.lower() for name in names) - {policy.service}
+    parts: tuple[Policy | Route, ...] = (policy, *policy.routes)
+    named = [name for part in parts for name in part.to or ()]
+    named += [part.mirror.to for part in parts if part.mirror is not None]
+    owners = {name.partition("/")[0].lower() for name in named if "/" in name}
+    return frozenset(owners) - {policy.service}
 
 
 def balancing_in(policies: Mapping[str, Policy]) -> BalancingOf:
@@ -137,6 +141,8 @@ def compile_service(
         if policy.to is None
         else _split(policy.to, service, tables, balancing_of)
     )
+    if policy.mirror is not None:
+        document["mirror"] = compile_mirror(policy.mirror, service, tables)
     routes = []
     places: Counter[str] = Counter()
     for index, route in enumerate(policy.routes):
@@ -148,6 +154,8 @@ def compile_service(
             continue
         if route.to is not None:
             level["shares"] = _split(route.to, service, tables, balancing_of)
+        if route.mirror is not None:
+            level["mirror"] = compile_mirror(route.mirror, service, tables)
         label = label_of(index, route)
         routes.append(CompiledRoute(service, route.name, label, conditions, **{**document, **level}))
     return CompiledService(service, tuple(routes), CompiledRoute(service, None, "", None, **document))

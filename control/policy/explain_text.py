@@ -17,6 +17,7 @@ from control.policy.units import format_duration
 
 _SHOWN_IF_SAID = (
     "circuit_breaker",
+    "mirror",
     "rate_limit",
     "cors",
     "request_headers",
@@ -46,6 +47,8 @@ def settings_data(
         data["response_headers"] = route.response_headers.source.document()
     if route.rate_limit is not None:
         data["rate_limit"] = route.rate_limit.source.document()
+    if route.mirror is not None:
+        data["mirror"] = route.mirror.source.document()
     if route.cors is not None:
         data["cors"] = route.cors.source.document()
     if route.rewrite is not None:

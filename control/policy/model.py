@@ -18,6 +18,7 @@ from control.policy.conditions import BodyMatch, Match, Matcher, Matches, PathMa
 from control.policy.destinations import DEFAULT_VERSION, Destination, Endpoint, Endpoints, endpoints_short
 from control.policy.fault_parts import Abort, Delay, Fault, Normal, since_needs_for
 from control.policy.load_balancers import HashBalancer, HashKey, LoadBalancer
+from control.policy.mirrors import Mirror, MirrorField, no_mirror_for_all
 from control.policy.moments import Moment
 from control.policy.origins import Cors
 from control.policy.parts import Broken, Part, Written
@@ -60,6 +61,7 @@ __all__ = [
     "Limits",
     "Match",
     "Matcher",
+    "Mirror",
     "Normal",
     "PathMatch",
     "Policy",
@@ -105,6 +107,7 @@ class Settings(Part):
     request_headers: HeaderOperations | None = Field(None, description="changes to the request's headers")
     response_headers: HeaderOperations | None = Field(None, description="changes to the answer's headers")
     rate_limit: RateLimit | None = Field(None, description="how many requests may pass in a time")
+    mirror: MirrorField | None = Field(None, description="copies of requests for another version")
     cors: Cors | None = Field(None, description="which websites may call from a browser")
     rewrite: Rewrite | None = Field(None, description="another path or Host for the service to see")
     redirect: Redirect | None = Field(None, description="send the caller elsewhere")
@@ -204,6 +207,7 @@ class Policy(Destination, Settings):
     def rules(cls, given: Mapping[str, Any]) -> Iterator[Broken]:
         yield from super().rules(given)
         yield from no_prefix_here(given)
+        yield from no_mirror_for_all(given)
         if given.get("service") == DEFAULTS_SERVICE:
             for field in ("hosts", "endpoints", "routes", "to"):
                 if field in given:

@@ -14,6 +14,7 @@ from control.policy.facts import RequestFacts
 from control.policy.faulting import CompiledFault
 from control.policy.headers import HeaderEdit
 from control.policy.matching import Condition
+from control.policy.mirroring import CompiledMirror
 from control.policy.rate_limiting import CompiledRateLimit
 from control.policy.retrying import CompiledRetry
 from control.policy.rewriting import CompiledRedirect, CompiledRewrite
@@ -60,6 +61,7 @@ class CompiledRoute:
     request_headers: HeaderEdit | None
     response_headers: HeaderEdit | None
     rate_limit: CompiledRateLimit | None
+    mirror: CompiledMirror | None
     cors: CompiledCors | None
     rewrite: CompiledRewrite | None
     redirect: CompiledRedirect | None
