@@ -80,10 +80,6 @@ class Mtls:
     def is_inbound(self, port: int) -> bool:
         return port in self._feed.inbound
 
-    def accepts(self) -> bool:
-        """Whether inbound ports take mutual TLS now, which other proxies may be told."""
-        return self._certificates.identity is not None and self._mode() is not None
-
     def _mode(self) -> Mode | None:
         """Without a policy as yet, either is let in; each request waits for the policy and is judged by it again."""
         snapshot = self._feed.sync.snapshot if self._feed.sync is not None else None

@@ -173,7 +173,7 @@ class TlsLayer(asyncio.Protocol, TlsTransport):
                     break
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLEOFError:
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
             self._end()
         except ssl.SSLError as error:
             self._break_off(error)
