@@ -22,6 +22,7 @@ from addons.rate_limit import RateLimit
 from addons.retry import Retry
 from addons.rewrite import Rewrite
 from addons.routing import Routing
+from addons.sticky import StickySplits
 
 
 def chain() -> list[object]:
@@ -51,6 +52,7 @@ def chain() -> list[object]:
         mtls,  # knows by that who is at the other end of a connection, before anything comes over it
         authorization,  # asked by the routing, as soon as it knows which rules stand
         routing,  # decides the service and route; nothing below works without
+        StickySplits(),  # what the routing has chosen for a user is told with the answer, whoever makes it
         rate_limit,  # before all that answers or sends, so that nothing escapes it
         Cors(),  # a browser's question gets its answer before a fixed one; the answers of all below get their headers
         DirectAnswers(),  # where no service is called, nothing else need be done

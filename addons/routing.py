@@ -17,6 +17,7 @@ from addons.engine.wire import value
 from addons.exchange import Exchange, exchange_of
 from addons.mesh_headers import without_forged
 from addons.needs import needs
+from addons.sticky import share_of
 from control.policy.facts import RequestFacts
 from control.policy.headers import HeaderEdit
 from control.policy.inbound import Inbound
@@ -176,7 +177,10 @@ class Routing:
         assert route is not None
         if flow.response is not None:
             return
-        exchange.share = route.pick_share(self._random)
+        if route.sticky is None:
+            exchange.share = route.pick_share(self._random)
+        else:
+            exchange.share = share_of(flow, exchange, route, self._random)
         if route.shares and exchange.share is None:
             own_answer(flow, exchange, 503, "UH", f"service {route.service} has no endpoint with a weight")
 

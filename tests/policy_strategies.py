@@ -260,6 +260,11 @@ settings = {
     "authorization": authorizations,
     "access_log": st.one_of(st.sampled_from(["on", "off"]), some(sample=percents, only=st.just("errors"))),
 }
+stickies = st.one_of(
+    st.fixed_dictionaries({"header": header_names}),
+    st.fixed_dictionaries({"cookie": header_names}, optional={"ttl": some_times}),
+    st.fixed_dictionaries({"header": header_names, "stretches": st.just([{"v1": 99.5}, {"o/v2": 0.5}])}),
+)
 to = st.one_of(versions, st.dictionaries(versions, weights, min_size=1, max_size=3))
 addresses = st.sampled_from(["10.0.0.1:80", "reviews.example:8080", "[::1]:443", "Upper.Example:1"])
 endpoints = st.lists(
@@ -271,7 +276,8 @@ endpoints = st.lists(
     max_size=3,
 )
 routes = st.lists(
-    some(match=listed(matches), to=to, mirror=mirrors, **{"for": some_times}, **settings), max_size=3
+    some(match=listed(matches), to=to, sticky=stickies, mirror=mirrors, **{"for": some_times}, **settings),
+    max_size=3,
 ).map(lambda routes: [{"name": f"r{index}", **route} for index, route in enumerate(routes)])
 modes = st.sampled_from(["strict", "permissive", "off"])
 load_balancers = st.one_of(
@@ -291,6 +297,7 @@ documents = st.one_of(
             endpoints=st.one_of(endpoints, st.dictionaries(versions, endpoints, min_size=1, max_size=3)),
             routes=routes,
             to=to,
+            sticky=stickies,
             mtls=modes,
             **settings,
         ),

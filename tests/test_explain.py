@@ -286,3 +286,21 @@ def test_the_balancer_and_where_it_sends_this_request() -> None:
     assert "picked" not in without
     (plain,) = explain(snapshot({**hashed, "load_balancer": "round_robin"}), request(host="a")).data()["to"]
     assert plain.keys() == {"version", "share", "endpoints", "endpoint_shares"}
+
+
+def test_the_version_of_a_user() -> None:
+    said = {
+        "service": "a",
+        "endpoints": {"v1": ["10.0.0.1:80"], "v2": ["10.0.0.2:80"]},
+        "to": {"v1": 50, "v2": 50},
+        "sticky": {"header": "x-user"},
+    }
+    made = snapshot(said)
+    whole = explain(made, request(host="a", x_user="7"))
+    sticky = made.services["a"].own.sticky
+    assert sticky is not None
+    marked = [place for place, share in enumerate(whole.data()["to"]) if "sticky" in share]
+    assert marked == [sticky.place("7")]
+    assert sum(line.endswith("; this user's") or "; this user's   (" in line for line in whole.lines()) == 1
+    assert "sticky           {header: x-user}   (from a)" in whole.lines()
+    assert all("sticky" not in share for share in explain(made, request(host="a")).data()["to"])

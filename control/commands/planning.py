@@ -9,6 +9,7 @@ from control.policy.errors import PolicyErrors, Problem
 from control.policy.expiring import end_text, expired_text, in_force, stamped, timed
 from control.policy.model import Policy
 from control.policy.reading import Document, normalize, parse_stored
+from control.policy.sticking import allotted
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def plan(
     for document in wanted:
         service = document.policy.service
         policy = stamped(document.policy, good.get(service), now, renew=renew)
+        policy = allotted(policy, good.get(service))
         writes[service] = normalize(policy)
         for place, part in timed(policy):
             if in_force(part, now):

@@ -22,6 +22,7 @@ from control.policy.rate_limiting import compile_rate_limit
 from control.policy.retrying import compile_retry
 from control.policy.rewriting import compile_redirect, compile_rewrite
 from control.policy.routes import CompiledRoute, CompiledService, Share
+from control.policy.sticking import compile_sticky
 
 # The settings of one level (a route, a document, "*") that it sets itself, by their name in CompiledRoute.
 Level = Mapping[str, Any]
@@ -35,6 +36,7 @@ BUILT_IN: Level = {
     "idle_timeout": 300.0,
     "retry": None,
     "circuit_breaker": None,
+    "sticky": None,
     "faults": (),
     "request_faults": (),
     "request_headers": None,
@@ -143,6 +145,7 @@ def compile_service(
     )
     if policy.mirror is not None:
         document["mirror"] = compile_mirror(policy.mirror, service, tables)
+    document["sticky"] = compile_sticky(policy, None)
     routes = []
     places: Counter[str] = Counter()
     for index, route in enumerate(policy.routes):
@@ -156,6 +159,8 @@ def compile_service(
             level["shares"] = _split(route.to, service, tables, balancing_of)
         if route.mirror is not None:
             level["mirror"] = compile_mirror(route.mirror, service, tables)
+        if route.to is not None or route.sticky is not None:
+            level["sticky"] = compile_sticky(policy, route)
         label = label_of(index, route)
         routes.append(CompiledRoute(service, route.name, label, conditions, **{**document, **level}))
     return CompiledService(service, tuple(routes), CompiledRoute(service, None, "", None, **document))

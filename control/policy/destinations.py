@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from control.policy.parts import Part, Written
+from control.policy.stickiness import Sticky
 from control.policy.values import ADDRESS_SCHEMA, Address, VersionName, Weight, distinct, version_name
 
 DEFAULT_VERSION = "default"
@@ -39,6 +40,9 @@ class Destination(Part):
     ) = Field(
         None,
         description="a version, or versions with weights; `other-service/version` reaches another service's; default: all endpoints together",
+    )
+    sticky: Sticky | None = Field(
+        None, description="whoever was given a version of a split keeps it; default: each request by chance"
     )
 
 

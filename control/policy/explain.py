@@ -67,7 +67,7 @@ class Explanation:
     def data(self) -> dict[str, Any]:
         """As JSON data. `matched` is whether a route matched; without one the document's own settings apply.
 
-        `share` is from 0 to 1; settings are spelt as in a policy, null is none or no limit.
+        `share` is from 0 to 1, `sticky` marks the one that this user has; settings are spelt as in a policy, null is none or no limit.
         """
         claimed = self.service is not None and self.service.name != ""
         route = self.route
@@ -87,6 +87,8 @@ class Explanation:
             refusal = {"status": 404, "flag": "NR"}
             return {**data, "retry": None, "timeout": None, "faults": [], "respond": refusal, "from": {}}
         data.update(settings_data(route, self.faults, self.facts))
+        if (sticky := route.sticky) is not None and (user := sticky.user(self.facts)):
+            data["to"][sticky.place(user)]["sticky"] = True
         if self.expires is not None:
             data["expires"] = self.expires
         if self.lapsed:

@@ -16,6 +16,7 @@ from control.policy.routes import CompiledRoute
 from control.policy.units import format_duration
 
 _SHOWN_IF_SAID = (
+    "sticky",
     "circuit_breaker",
     "mirror",
     "rate_limit",
@@ -39,6 +40,8 @@ def settings_data(
         "faults": [_fault_data(fault.source) for fault in faults],
         "mtls": route.mtls or "off",
     }
+    if route.sticky is not None:
+        data["sticky"] = route.sticky.source.document()
     if route.circuit_breaker is not None:
         data["circuit_breaker"] = _whole(route.circuit_breaker.source)
     if route.request_headers is not None:
@@ -159,6 +162,8 @@ def _share_text(share: dict[str, Any]) -> str:
     pairs = zip(share["endpoints"], share["endpoint_shares"], strict=True)
     endpoints = ", ".join(f"{address} {100 * part:.4g} %" for address, part in pairs)
     text = f"{share['version'] or 'all versions'} {100 * share['share']:.4g} %: {endpoints}"
+    if "sticky" in share:
+        text += "; this user's"
     if "load_balancer" in share:
         text += f"; {_flow(share['load_balancer'])}"
     return f"{text}, this one {share['picked']}" if "picked" in share else text

@@ -26,6 +26,7 @@ from control.policy.permissions import Authorization, AuthorizationRule
 from control.policy.rates import ByHeader, RateLimit
 from control.policy.redirects import Redirect, Rewrite, no_prefix_here, prefixes_matched
 from control.policy.resending import RETRY_WORDS, Backoff, Budget, Hedge, Retry, RetryCondition, retry_short
+from control.policy.stickiness import Sticky
 from control.policy.values import (
     DEFAULTS_SERVICE,
     Duration,
@@ -73,6 +74,7 @@ __all__ = [
     "Rewrite",
     "Route",
     "Settings",
+    "Sticky",
     "StringMatch",
     "split_host_port",
 ]
@@ -209,7 +211,7 @@ class Policy(Destination, Settings):
         yield from no_prefix_here(given)
         yield from no_mirror_for_all(given)
         if given.get("service") == DEFAULTS_SERVICE:
-            for field in ("hosts", "endpoints", "routes", "to"):
+            for field in ("hosts", "endpoints", "routes", "to", "sticky"):
                 if field in given:
                     yield (field,), '"*" holds defaults only: move this to the document of a service'
         elif "unknown_hosts" in given:

@@ -19,6 +19,7 @@ from control.policy.rate_limiting import CompiledRateLimit
 from control.policy.retrying import CompiledRetry
 from control.policy.rewriting import CompiledRedirect, CompiledRewrite
 from control.policy.route_index import RouteIndex, index_routes
+from control.policy.sticking import CompiledSticky
 
 # The settings of features with a `mesh_routed` hook.
 _GATES = ("rate_limit", "cors", "rewrite", "redirect", "respond", "request_faults")
@@ -54,6 +55,7 @@ class CompiledRoute:
     timeout: float | None
     connect_timeout: float
     idle_timeout: float | None
+    sticky: CompiledSticky | None
     retry: CompiledRetry | None
     circuit_breaker: CompiledBreaker | None
     faults: tuple[CompiledFault, ...]

@@ -8,7 +8,7 @@ from typing import Any
 from control.policy.model import DEFAULTS_SERVICE, Policy
 from control.policy.parts import Part, defaults_of, names_of
 
-_NOT_OF_DEFAULTS = ("hosts", "endpoints", "routes", "to")
+_NOT_OF_DEFAULTS = ("hosts", "endpoints", "routes", "to", "sticky")
 
 
 def json_schema() -> dict[str, Any]:
