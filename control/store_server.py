@@ -79,7 +79,7 @@ def _port(address: str, default: int) -> tuple[str, int]:
 
 
 _REACH = "start one or name another with --redis URL (MITMESH_REDIS)"
-_RIGHTS = "docs/redis.md lists the rights that it needs"
+_RIGHTS = "docs/security.md lists the rights that it needs"
 _ANSWERS = (
     # what the server says (of any version), what it means, what to do
     (

@@ -287,7 +287,7 @@ async def test_a_writer_without_a_right_writes_nothing(
                 lambda store: store.change(lambda stored: documents, author="me", message=""),  # noqa: B023
             )
             assert re.search(
-                r": this user may not (run|use the channel|use the keys) .*; docs/redis.md", said
+                r": this user may not (run|use the channel|use the keys) .*; docs/security.md", said
             ), said
             assert dump(server) == before
         assert (await store.change(lambda stored: {"c": "1"}, author="me", message="")).revision == 2

@@ -51,7 +51,7 @@ async def act_as_operator(store: Store) -> None:
     assert (held.mine, held.state) == (True, "state")
 
 
-async def act_as_proxy(store: Store, revision: int) -> None:
+async def act_as_proxy(store: Store, revision: int, node: str = "n:1") -> None:
     gone = {"a": None, "b": None}
     assert (await store.read()).revision == revision
     assert await store.read_since(revision - 1, Hint(revision, ("b", "a"))) == Update(
@@ -59,7 +59,7 @@ async def act_as_proxy(store: Store, revision: int) -> None:
     )
     assert await store.read_since(revision - 2, None) == Update(revision, gone, full=False)
     assert await store.read_since(revision + 9, None) == Update(revision, {}, full=True)
-    await store.report(NodeReport("n:1", "a", revision), 30)
+    await store.report(NodeReport(node, "a", revision), 30)
     assert await store.take([Wanted(name, 10**6, 1, 10**9, 1) for name in "ab"]) == [(1, 0)] * 2
 
 
@@ -168,38 +168,6 @@ async def test_another_protocol_version(redis_url: str) -> None:
     await exercise(redis_url + "?protocol=3")
 
 
-def documented_users() -> dict[str, list[str]]:
-    text = (ROOT / "docs" / "redis.md").read_text()
-    lines = re.findall(r"^    ACL SETUSER (\S+) (.*)$", text, re.MULTILINE)
-    return {user: re.findall(r"\(.*?\)|\S+", rights) for user, rights in lines}
-
-
-@pytest.mark.parametrize("binary", ["valkey_server", "redis_server"])
-async def test_the_documented_rights_suffice(request: pytest.FixtureRequest, binary: str) -> None:
-    server: Valkey = request.getfixturevalue(binary)
-    server.command("FLUSHALL")
-    rules = documented_users()
-    assert list(rules) == ["proxy", "operator", "careful-proxy"]
-    for user, rights in rules.items():
-        server.command("ACL", "SETUSER", user, "reset", *rights)
-    proxy, operator, careful = (Store(server.url.replace("//", f"//{user}:SECRET@")) for user in rules)
-    for store in (proxy, careful):
-        async with aclosing(store.hints()) as hints:
-            await anext(hints)
-            await act_as_operator(operator)
-            assert await anext(hints) is not None
-        await act_as_proxy(store, await operator.revision())
-        assert [node.id for node in await operator.nodes()] == ["n:1"]
-        assert len(await operator.progress(["n:1"])) == 1
-        await store.forget("n:1")
-        with pytest.raises(StoreError, match="may not run"):
-            await store.change(lambda stored: {"a": "x"}, author="me", message="")
-        await store.close()
-    await operator.close()
-    for user in rules:
-        server.command("ACL", "DELUSER", user)
-
-
 CLUSTER = {"cluster-enabled": "yes", "cluster-node-timeout": "2000"}
 
 
@@ -213,11 +181,15 @@ async def test_cluster_of_one(start_valkey: StartValkey, binary: str) -> None:
         await asyncio.sleep(0.01)
     await exercise(f"redis+cluster://{server.address}")
     await exercise(f"redis://{server.address}")
-    users = documented_users()
+    text = (ROOT / "docs" / "security.md").read_text()
     more = ["+cluster|slots", "+command"]
-    assert f"on a Cluster `{' '.join(more)}`" in (ROOT / "docs" / "redis.md").read_text()
-    more += [right for right in users["operator"] if right.startswith("+")]
-    server.command("ACL", "SETUSER", "both", "reset", *users["proxy"], *more)
+    assert f"on a Cluster `{' '.join(more)}`" in text
+    rights = {
+        user: re.findall(r"\(.*?\)|\S+", line)
+        for user, line in re.findall(r"ACL SETUSER (\S+) (on .*)", text)
+    }
+    more += [right for right in rights["operator"] if right.startswith("+")]
+    server.command("ACL", "SETUSER", "both", "reset", *rights["proxy-6"], *more, "+pttl")
     await exercise(f"redis+cluster://both:SECRET@{server.address}")
 
 
