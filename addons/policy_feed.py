@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from mitmproxy.addonmanager import Loader
 
 from addons.answers import own_answer
 from addons.caller import identify
+from addons.ending import closing
 from addons.engine.hooks import HookTable
 from addons.exchange import Exchange, attach, exchange_of
 from addons.own_stack import stopping
+from addons.policy_keys import verifier_of
 from addons.policy_sync import PolicySync
 from addons.reports import Reports
 from control.policy.snapshot import Snapshot
@@ -30,6 +33,7 @@ logger = logging.getLogger("mesh.policy_feed")
 DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 _FAREWELL = 1.0
+_RESTART = {"mesh_redis", "mesh_name", "mesh_node", "mesh_cache", "mesh_policy_key"}
 
 
 # Of the process, not of an instance: when mesh.py is edited, its addons are made anew and this module is not.
@@ -51,7 +55,7 @@ def release() -> str:
 
 
 class PolicyFeed:
-    """Options: mesh_redis, mesh_name, mesh_service, mesh_node, mesh_cache, mesh_inbound."""
+    """Options: mesh_redis, mesh_name, mesh_service, mesh_node, mesh_cache, mesh_policy_key, mesh_inbound."""
 
     def __init__(self) -> None:
         self.sync: PolicySync | None = None
@@ -77,6 +81,12 @@ class PolicyFeed:
             "mesh_cache", str, "", "File for the last good policy, read when Redis is away at start."
         )
         loader.add_option(
+            "mesh_policy_key",
+            Sequence[str],
+            [],
+            "Files with the public keys that policy has to be signed with.",
+        )
+        loader.add_option(
             "mesh_inbound", Sequence[str], [], "Listen ports that stand in front of the local application."
         )
 
@@ -92,6 +102,8 @@ class PolicyFeed:
             self.inbound = frozenset(_port(text) for text in options.mesh_inbound)
         except ValueError as error:
             raise exceptions.OptionsError(f"mesh_inbound: {error}") from None
+        if "mesh_policy_key" in updated:
+            verifier_of(options.mesh_name, options.mesh_policy_key)
         if "mesh_redis" in updated:
             try:
                 Store(options.mesh_redis)
@@ -100,7 +112,7 @@ class PolicyFeed:
         self.service = options.mesh_service.lower()
         if options.mesh_node:
             self.node = options.mesh_node
-        if self._task is not None and updated & {"mesh_redis", "mesh_name", "mesh_node", "mesh_cache"}:
+        if self._task is not None and updated & _RESTART:
             self._stop(goodbye=True)
             self.running()
 
@@ -119,9 +131,14 @@ class PolicyFeed:
         last = _last[2] if _last and _last[:2] == (options.mesh_redis, options.mesh_name) else None
         self._of = (options.mesh_redis, options.mesh_name, self.node)
         self.sync = PolicySync(
-            self._store, self._describe, cache, lambda snapshot: _announce(hooks, snapshot), last=last
+            self._store,
+            self._describe,
+            cache,
+            partial(_announce, hooks),
+            last=last,
+            verifier=verifier_of(options.mesh_name, options.mesh_policy_key, cache),
         )
-        follow = _follow(self.sync, self._store)
+        follow = closing(self.sync.run, self._store)
         self._task = asyncio.get_running_loop().create_task(follow, name="mesh policy feed")
         self._task.add_done_callback(_say_if_dead)
         self._runs.set()
@@ -220,13 +237,6 @@ def _port(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
         raise ValueError(f"write a port from 1 to 65535, got {text!r}")
     return int(text)
-
-
-async def _follow(sync: PolicySync, store: Store) -> None:
-    try:
-        await sync.run()
-    finally:
-        await store.close()
 
 
 def _announce(hooks: HookTable, snapshot: Snapshot) -> None:

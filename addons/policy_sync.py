@@ -6,17 +6,18 @@ policy that does not compile is refused whole and the last good one stays.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from addons.ending import end_all
 from addons.policy_cache import read_cache, write_cache
 from addons.policy_expiry import expire
 from control.policy.errors import PolicyErrors
 from control.policy.snapshot import Snapshot, build
+from control.signing import UntrustedError, Verifier
 from control.store import Hint, NodeReport, Store, StoreError
 
 logger = logging.getLogger("mesh.policy_feed")
@@ -45,10 +46,12 @@ class PolicySync:
         clock: Callable[[], float] = time.monotonic,
         last: Snapshot | None = None,
         wall: Callable[[], float] = time.time,
+        verifier: Verifier | None = None,
     ) -> None:
         """`describe` gives this proxy's report, revision and error are filled in here; `on_change` hears of each swap.
 
         `last` is in force until Redis gives a newer one. `wall` is the time of day, by which parts of a policy expire.
+        With a `verifier` only signed policy comes into force.
         """
         self.snapshot = last
         self.swapped = asyncio.Event()
@@ -68,6 +71,8 @@ class PolicySync:
         self._seen: int | None = None
         self._read_whole = float("-inf")
         self._lock = asyncio.Lock()
+        self._verifier = verifier
+        self._signature = ""
 
     async def run(self) -> None:
         """Follow Redis for ever; only cancellation ends it."""
@@ -82,7 +87,7 @@ class PolicySync:
             for task in done:
                 task.result()
         finally:
-            await _end(tasks)
+            await end_all(tasks)
 
     async def _listen(self) -> None:
         wait = _SHORTEST_WAIT
@@ -130,10 +135,14 @@ class PolicySync:
 
     async def _sync(self, hint: Hint | None, whole: bool) -> None:
         async with self._lock:
-            if whole or self._seen is None:
+            signature = ""
+            if self._verifier and not whole and await self._store.revision() == self._seen:
+                return
+            # A signature is of the whole policy, so that is read then.
+            if whole or self._seen is None or self._verifier:
                 stored = await self._store.read()
                 self._read_whole = self._clock()
-                revision, documents = stored.revision, stored.documents
+                revision, documents, signature = stored.revision, stored.documents, stored.signature
             else:
                 delta = await self._store.read_since(self._seen, hint)
                 revision = delta.revision
@@ -143,18 +152,19 @@ class PolicySync:
                         documents.pop(service, None)
                     else:
                         documents[service] = text
-            if revision != self._seen or documents != self._documents:
-                self._seen, self._documents = revision, documents
-                adopted = await self._adopt(revision, documents)
+            signature = signature if self._verifier else ""
+            if (revision, documents, signature) != (self._seen, self._documents, self._signature):
+                self._seen, self._documents, self._signature = revision, documents, signature
+                adopted = await self._adopt(revision, documents, signature)
                 if not adopted and self.snapshot is None:
                     await self._load_cache()
                 self.settled.set()
                 await self._report()
                 if adopted:
-                    await self._save_cache(revision, documents)
+                    await self._save_cache(revision, documents, signature)
             self.settled.set()
 
-    async def _adopt(self, revision: int, documents: dict[str, str]) -> bool:
+    async def _adopt(self, revision: int, documents: dict[str, str], signature: str) -> bool:
         """Put it in force, or say why not."""
         if self.snapshot is not None and self.snapshot.revision and not revision and not documents:
             # Deleting the last service would have made a revision. A Redis without persistence was restarted.
@@ -164,7 +174,10 @@ class PolicySync:
             )
             return False
         try:
-            snapshot = await asyncio.to_thread(build, revision, documents, self.snapshot, self._wall())
+            snapshot = await asyncio.to_thread(self._build, revision, documents, signature, self.snapshot)
+        except UntrustedError as error:
+            self._refuse(f"refused revision {revision}: {error} (mesh_policy_key)")
+            return False
         except PolicyErrors as errors:
             self._refuse(*(f"refused revision {revision}: {problem}" for problem in errors.problems))
             return False
@@ -184,16 +197,28 @@ class PolicySync:
         self.swapped.set()
         self._on_change(snapshot)
 
+    def _build(
+        self, revision: int, documents: dict[str, str], signature: str, last: Snapshot | None
+    ) -> Snapshot:
+        """Raises PolicyErrors, and UntrustedError for a policy that is not signed by who may, or is older."""
+        if self._verifier is None:
+            return build(revision, documents, last, self._wall())
+        checked = self._verifier.check(revision, documents, signature)
+        snapshot = build(revision, documents, last, self._wall())
+        self._verifier.accept(checked)
+        return snapshot
+
     def _refuse(self, *reasons: str) -> None:
         self.error = reasons[0] if len(reasons) == 1 else f"{reasons[0]} (and {len(reasons) - 1} more)"
         for reason in reasons:
             # Not as errors, at which mitmproxy would exit while it starts.
             logger.warning(reason)
 
-    async def _save_cache(self, revision: int, documents: dict[str, str]) -> None:
+    async def _save_cache(self, revision: int, documents: dict[str, str], signature: str) -> None:
         if self._cache is not None:
             try:
-                await asyncio.to_thread(write_cache, self._cache, self._store.mesh, revision, documents)
+                kept = (self._cache, self._store.mesh, revision, documents, signature)
+                await asyncio.to_thread(write_cache, *kept)
             except OSError as error:
                 logger.warning(f"mesh_cache {self._cache}: not written: {error.strerror}")
 
@@ -202,13 +227,13 @@ class PolicySync:
         if path is None:
             return
         try:
-            revision, documents = await asyncio.to_thread(read_cache, path, self._store.mesh)
-            snapshot = await asyncio.to_thread(build, revision, documents, None, self._wall())
+            revision, documents, signature = await asyncio.to_thread(read_cache, path, self._store.mesh)
+            snapshot = await asyncio.to_thread(self._build, revision, documents, signature, None)
         except FileNotFoundError:
             logger.warning(f"mesh_cache {path}: no such file yet")
         except OSError as error:
             logger.warning(f"mesh_cache {path}: not readable: {error.strerror}")
-        except (ValueError, PolicyErrors) as error:
+        except (ValueError, PolicyErrors, UntrustedError) as error:
             logger.warning(f"mesh_cache {path}: not usable: {error}")
         else:
             self.put_in_force(snapshot)
@@ -222,13 +247,3 @@ class PolicySync:
         except StoreError as error:
             # The subscription notices the same loss and says so; one voice is enough.
             logger.debug(f"report: {error}")
-
-
-async def _end(tasks: "list[asyncio.Task[None]]") -> None:
-    # On Python 3.11 a cancellation that meets redis-py while it sends is lost in asyncio.wait_for: it is repeated.
-    while pending := [task for task in tasks if not task.done()]:
-        for task in pending:
-            task.cancel()
-        # Also when this is cancelled itself, as at the end of the process: nothing may be left behind.
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait(pending, timeout=0.1)

@@ -24,6 +24,7 @@ from control.commands import (
     explain,
     get,
     history,
+    key,
     proxy,
     rollback,
     schema,
@@ -35,7 +36,7 @@ from control.commands import (
     watch,
 )
 from control.commands.failure import Failed
-from control.commands.options import Mesh, Redis, Target
+from control.commands.options import Mesh, PolicyKey, Redis, Target
 from control.commands.output import remark
 from control.policy.errors import PolicyErrors
 
@@ -66,6 +67,7 @@ app.command()(proxy.proxy)
 app.add_typer(ca.app, name="ca")
 app.add_typer(cert.app, name="cert")
 app.command()(token.token)
+app.add_typer(key.app, name="key")
 app.command()(demo.demo)
 app.command()(version.version)
 
@@ -81,11 +83,12 @@ def before(
     context: typer.Context,
     redis: Redis = None,
     mesh: Mesh = None,
+    policy_key: PolicyKey = None,
     _: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="as the command `version`")
     ] = False,
 ) -> None:
-    context.obj = Target(redis, mesh)
+    context.obj = Target(redis, mesh, policy_key)
 
 
 def main(argv: list[str] | None = None) -> int:

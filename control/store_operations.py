@@ -4,37 +4,35 @@ docs/redis.md says which keys there are. An operation is one Lua script (store_s
 round trip, and atomic on a single server, behind Sentinel and in a Cluster alike. Every failure is a StoreError.
 """
 
-import asyncio
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from random import Random
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 
 from control import store_records as records
 from control import store_scripts as scripts
-from control.store_records import Change, Entry, Held, Hint, NodeReport, Stored, StoreError, Update, Wanted
+from control.store_changes import Changes
+from control.store_records import Held, Hint, NodeReport, Stored, StoreError, Update, Wanted
 
-HISTORY_LENGTH = 1000  # entries kept, about: Redis drops them in blocks
 
-
-class Operations(ABC):
+class Operations(Changes):
     """One mesh's keys and what is done with them; `Store` brings the connection."""
 
     def __init__(self, url_shown: str, mesh: str) -> None:
         self.url_shown = url_shown
         self.mesh = mesh
-        self._revision, self._policy, self._history, self._changes, self._node, self._canary = (
-            f"{{{mesh}}}:{key}" for key in ("revision", "policy", "history", "changes", "node:", "canary:")
+        (
+            self._revision,
+            self._policy,
+            self._history,
+            self._signature,
+            self._changes,
+            self._node,
+            self._canary,
+        ) = (
+            f"{{{mesh}}}:{key}"
+            for key in ("revision", "policy", "history", "signature", "changes", "node:", "canary:")
         )
         self._bucket = f"{{{mesh}}}:ratelimit:"
-        self._random = Random()
-
-    @abstractmethod
-    async def _run(
-        self, script: scripts.Script, keys: Sequence[str], args: Iterable[Any] = (), again: bool = True
-    ) -> Any:
-        """What the script returns. again: it may run twice, so try once more when the connection was stale."""
 
     @abstractmethod
     async def _scan(self, pattern: str) -> set[bytes]:
@@ -48,9 +46,10 @@ class Operations(ABC):
 
     async def read(self) -> Stored:
         """The revision and the documents that belong to it."""
-        revision, pairs = await self._run(scripts.READ, [self._revision, self._policy])
+        keys = [self._revision, self._policy, self._signature]
+        revision, pairs, signature = await self._run(scripts.READ, keys)
         documents = _documents(pairs)
-        return Stored(self._number(revision, documents), documents)
+        return Stored(self._number(revision, documents), documents, records.as_text(signature or b""))
 
     async def read_since(self, revision: int, hint: Hint | None = None) -> Update:
         """What has become of the policy since `revision`.
@@ -71,79 +70,6 @@ class Operations(ABC):
             records.as_text(name): None if text is None else records.as_text(text) for name, text in pairs
         }
         return Update(self._number(current, {}), changed, full=False)
-
-    async def change(
-        self, edit: Callable[[Stored], Mapping[str, str | None]], *, author: str, message: str
-    ) -> Change:
-        """Write what `edit` wants of what is stored: service -> text, None to delete it.
-
-        `edit` may raise to refuse, and is called again when another writer was faster. What is already so is
-        left out; if nothing remains, nothing is written. Not tried again when the connection is lost meanwhile.
-        """
-        tries = 0
-        while True:
-            stored = await self.read()
-            wanted = edit(stored)
-            changed = {
-                service: (stored.documents.get(service), text)
-                for service, text in wanted.items()
-                if stored.documents.get(service) != text
-            }
-            if not changed:
-                return Change(stored.revision, {})
-            revision = stored.revision + 1
-            written = await self._run(
-                scripts.CHANGE,
-                [self._revision, self._policy, self._history],
-                [
-                    *(stored.revision, repr(time.time()), author, message, records.write_changes(changed)),
-                    *(self._changes, records.write_hint(Hint(revision, tuple(changed))), HISTORY_LENGTH),
-                    *(part for name, (_, text) in changed.items() for part in _step(name, text)),
-                ],
-                again=False,
-            )
-            if written:
-                return Change(revision, changed)
-            tries += 1
-            await asyncio.sleep(self._random.uniform(0, 0.002 * min(tries, 10)))
-
-    async def erase(self) -> None:
-        """Take away the mesh and its history, for one that was only tried out; reports go with their proxies."""
-        await self._run(scripts.FORGET, [self._revision, self._policy, self._history])
-
-    # History
-
-    async def history(self, service: str | None = None, limit: int = 50) -> list[Entry]:
-        """The last `limit` changes (of one service), newest first; what the store did not write is left out."""
-        entries: list[Entry] = []
-        last = "+"
-        while len(entries) < limit and (
-            page := await self._run(scripts.HISTORY, [self._history], [last, "-", 100])
-        ):
-            for entry_id, fields in page:
-                entry = records.read_entry(entry_id, fields)
-                if entry is not None and (service is None or service in entry.changes):
-                    entries.append(entry)
-            last = "(" + records.as_text(page[-1][0])
-        return entries[:limit]
-
-    async def at(self, revision: int) -> dict[str, str]:
-        """The documents as they were at `revision`, found by undoing every later change."""
-        stored = await self.read()
-        if not 0 <= revision <= stored.revision:
-            raise StoreError(f"there is no revision {revision}: the newest is {stored.revision}")
-        bounds = [f"{stored.revision}-0", f"{revision + 1}-0", 10 * HISTORY_LENGTH]
-        later = [
-            records.read_entry(*entry) for entry in await self._run(scripts.HISTORY, [self._history], bounds)
-        ]
-        documents: dict[str, str | None] = dict(stored.documents)
-        for expected, entry in zip(range(stored.revision, revision, -1), [*later, None], strict=False):
-            if entry is None or entry.revision != expected:
-                raise StoreError(
-                    f"revision {revision} is out of reach: the history goes back to {expected} only"
-                )
-            documents |= {name: before for name, (before, _) in entry.changes.items()}
-        return {name: text for name, text in documents.items() if text is not None}
 
     # Nodes
 
@@ -235,7 +161,3 @@ class Operations(ABC):
 def _documents(pairs: Sequence[bytes]) -> dict[str, str]:
     texts = [records.as_text(part) for part in pairs]
     return dict(zip(texts[::2], texts[1::2], strict=True))
-
-
-def _step(service: str, text: str | None) -> tuple[str, str, str]:
-    return (service, "delete", "") if text is None else (service, "set", text)

@@ -11,10 +11,14 @@ class StoreError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The whole policy at one revision: service -> JSON text. Revision 0: nothing was ever written."""
+    """The whole policy at one revision: service -> JSON text. Revision 0: nothing was ever written.
+
+    signature: text of control/signing.py; empty: it is not signed.
+    """
 
     revision: int
     documents: dict[str, str]
+    signature: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class Entry:
     author: str
     message: str
     changes: dict[str, tuple[str | None, str | None]]
+    signature: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +159,8 @@ def read_entry(entry_id: bytes, fields: list[bytes]) -> Entry | None:
         changes = {name: (before, after) for name, (before, after) in json.loads(said["changes"]).items()}
         if not all(text is None or isinstance(text, str) for pair in changes.values() for text in pair):
             return None
-        return Entry(revision, float(said["time"]), said["author"], said["message"], changes)
+        signature = said.get("signature", "")
+        return Entry(revision, float(said["time"]), said["author"], said["message"], changes, signature)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 

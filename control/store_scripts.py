@@ -19,8 +19,8 @@ class Script:
 REVISION = Script("return redis.call('GET', KEYS[1])")
 
 READ = Script("""
--- keys: revision, policy. Returns {revision, {service, text, ...}}.
-return {redis.call('GET', KEYS[1]), redis.call('HGETALL', KEYS[2])}
+-- keys: revision, policy, signature. Returns {revision, {service, text, ...}, signature}.
+return {redis.call('GET', KEYS[1]), redis.call('HGETALL', KEYS[2]), redis.call('GET', KEYS[3])}
 """)
 
 READ_SINCE = Script("""
@@ -60,8 +60,8 @@ return {current, services, redis.call('HMGET', KEYS[2], unpack(services))}
 """)
 
 CHANGE = Script("""
--- keys: revision, policy, history. args: the revision read, time, author, message, changes, channel,
--- publication, entries to keep, then for each service: its name, 'set' or 'delete', text.
+-- keys: revision, policy, history, signature. args: the revision read, time, author, message, changes, channel,
+-- publication, entries to keep, signature ('': none), then for each service: its name, 'set' or 'delete', text.
 -- Returns 1, or 0 if the revision is no longer the one read.
 local current = redis.call('GET', KEYS[1]) or '0'
 if tonumber(current) ~= tonumber(ARGV[1]) then return 0 end
@@ -71,12 +71,17 @@ redis.call('SET', KEYS[1], current, 'XX')
 redis.call('HDEL', KEYS[2], '')
 redis.call('HSET', KEYS[2], '', '')
 redis.call('HDEL', KEYS[2], '')
+redis.call('SET', KEYS[4], redis.call('GET', KEYS[4]) or '', 'XX')
 redis.call('PUBLISH', ARGV[6], ARGV[7])
 local revision = string.format('%.0f', tonumber(current) + 1)
+-- A mesh without signatures has neither such a field nor such a key.
+local signed, kept = {}, {'XX'}
+if ARGV[9] ~= '' then signed, kept = {'signature', ARGV[9]}, {} end
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[8], revision .. '-0', 'revision', revision, 'time', ARGV[2],
-  'author', ARGV[3], 'message', ARGV[4], 'changes', ARGV[5])
+  'author', ARGV[3], 'message', ARGV[4], 'changes', ARGV[5], unpack(signed))
 redis.call('SET', KEYS[1], revision)
-for i = 9, #ARGV, 3 do
+redis.call('SET', KEYS[4], ARGV[9], unpack(kept))
+for i = 10, #ARGV, 3 do
   if ARGV[i + 1] == 'set' then redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 2])
   else redis.call('HDEL', KEYS[2], ARGV[i]) end
 end

@@ -53,8 +53,9 @@ async def change_in(
     message: str,
     wait: float | None = None,
     dry_run: bool = False,
+    trusted: Mapping[str, str] | None = None,
 ) -> Outcome:
-    """As `change`, in a store that is open."""
+    """As `change`, in a store that is open; `trusted` as in its `change`."""
     from control.commands.planning import difference, verb
     from control.commands.waiting import wait_for
     from control.store import Stored, StoreError
@@ -73,7 +74,7 @@ async def change_in(
         revision, changed = stored.revision, difference(stored.documents, made.writes)
     else:
         before: list[NodeReport] = [] if wait is None else await store.nodes()
-        done = await store.change(edit, author=author(), message=storable(message))
+        done = await store.change(edit, author=author(), message=storable(message), trusted=trusted)
         revision, changed = done.revision, done.changed
     assert made is not None
     verbs = {service: verb(*changed.get(service, ("", ""))) for service in sorted(made.writes)}

@@ -5,7 +5,7 @@ import os
 import re
 import signal
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -13,6 +13,7 @@ import typer
 from control.commands.failure import Failed, usage
 
 if TYPE_CHECKING:
+    from control.signing import Signer
     from control.store import Store
 
 DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
@@ -27,6 +28,12 @@ Redis = Annotated[
 Mesh = Annotated[
     str | None,
     typer.Option("--mesh", metavar="NAME", help=f"the mesh in that Redis (MITMESH_NAME, {DEFAULT_MESH})"),
+]
+PolicyKey = Annotated[
+    str | None,
+    typer.Option(
+        "--policy-key", metavar="FILE", help="signs every change of policy with this key (MITMESH_POLICY_KEY)"
+    ),
 ]
 Files = Annotated[
     list[str],
@@ -50,6 +57,7 @@ class Target:
 
     given_redis: str | None
     given_mesh: str | None
+    given_policy_key: str | None = None
 
     @property
     def redis(self) -> str:
@@ -64,6 +72,23 @@ class Target:
             )
         return name
 
+    def signer(self) -> "Signer | None":
+        """What signs every change; None without a policy key. Raises Failed for a file that holds none."""
+        path = self.given_policy_key or os.environ.get("MITMESH_POLICY_KEY")
+        if not path:
+            return None
+        from pathlib import Path
+
+        from control.identity.private_files import read_secret
+        from control.signing import Signer, read_private
+
+        try:
+            return Signer(self.mesh, read_private(read_secret(Path(path).expanduser())))
+        except OSError as error:
+            raise Failed(f"error: --policy-key {path}: {error.strerror}") from None
+        except ValueError as error:
+            raise Failed(f"error: --policy-key {path}: {error}") from None
+
     def run(self, work: "Callable[[Store], Awaitable[T]]") -> T:
         """Do `work` with the mesh's store, open while it runs. Raises Failed where Redis does not play along."""
         import asyncio
@@ -72,6 +97,7 @@ class Target:
 
         async def opened() -> T:
             store = Store(self.redis, self.mesh)
+            store.signer = self.signer()
             try:
                 with _insistent_interrupt():
                     return await work(store)
@@ -123,7 +149,7 @@ def target_of(context: typer.Context, redis: str | None, mesh: str | None) -> Ta
     before = context.find_object(Target)
     if before is None:
         return Target(redis, mesh)
-    return Target(redis or before.given_redis, mesh or before.given_mesh)
+    return replace(before, given_redis=redis or before.given_redis, given_mesh=mesh or before.given_mesh)
 
 
 def wait_seconds(wait: str | None) -> float | None:

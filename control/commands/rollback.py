@@ -33,6 +33,7 @@ def rollback(
             lambda stored: plan_back(stored, then, revision),
             message=message or f"rollback to {revision}",
             wait=seconds,
+            trusted=then,
         )
 
     tell(target.run(go_back), as_json=as_json)
