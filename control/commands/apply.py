@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from control.commands.changing import change, tell
-from control.commands.options import Files, Json, Mesh, Message, Redis, Wait, target_of, wait_seconds
+from control.commands.options import Files, Json, Mesh, Message, Redis, Strict, Wait, target_of, wait_seconds
 from control.commands.reading import read_files
 
 
@@ -19,6 +19,7 @@ def apply(
     renew: Annotated[
         bool, typer.Option("--renew", help="start every `for` afresh, also of what is unchanged")
     ] = False,
+    strict: Strict = False,
     message: Message = "",
     as_json: Json = False,
     redis: Redis = None,
@@ -29,7 +30,8 @@ def apply(
     All files are read and checked first, against each other and against what
     Redis holds; if anything is wrong, every problem is reported and nothing is
     written. Services that the files do not name stay as they are. What is
-    already so makes no new revision. What holds `for` a while begins with the
+    already so makes no new revision. A policy that can never work is a warning,
+    or with --strict an error. What holds `for` a while begins with the
     apply that brings or changes it, and goes on as it was in later ones.
     """
     target = target_of(context, redis, mesh)
@@ -39,7 +41,7 @@ def apply(
 
     outcome = change(
         target,
-        lambda stored: plan(stored, documents, renew=renew),
+        lambda stored: plan(stored, documents, renew=renew, strict=strict),
         message=message,
         wait=seconds,
         dry_run=dry_run,

@@ -40,6 +40,9 @@ Files = Annotated[
     typer.Option("--file", "-f", metavar="FILE|-|DIR", help="policy to read; may be given several times"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="refuse what is sound but can never work, instead of warning")
+]
 Message = Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="why, for the history")]
 Wait = Annotated[
     str | None,

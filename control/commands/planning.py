@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from control.policy.checking import check
+from control.policy.doubts import doubts
 from control.policy.errors import PolicyErrors, Problem
 from control.policy.expiring import end_text, expired_text, in_force, stamped, timed
 from control.policy.model import Policy
@@ -27,6 +28,7 @@ def plan(
     deleted: Collection[str] = (),
     *,
     renew: bool = False,
+    strict: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> Plan:
     """What makes the stored documents say `wanted` and forget `deleted`.
@@ -35,7 +37,8 @@ def plan(
     all of it begins now.
 
     Raises PolicyErrors if the policy would then be unsound. What was unsound
-    before and is not touched is no reason to refuse: it becomes a warning.
+    before and is not touched is no reason to refuse: it becomes a warning. So
+    does what is sound and can never work, unless `strict`.
     """
     good, nonsense = read_stored(stored)
     touched = {document.policy.service for document in wanted} | set(deleted)
@@ -43,7 +46,10 @@ def plan(
     old = set(check((), good)) if problems else set()
     if any(problem not in old for problem in problems):
         raise PolicyErrors(problem for problem in problems if problem not in old)
-    warnings = [*(problem for problem in nonsense if problem.document not in touched), *problems]
+    doubtful = doubts(wanted)
+    if strict and doubtful:
+        raise PolicyErrors(doubtful)
+    warnings = [*(problem for problem in nonsense if problem.document not in touched), *problems, *doubtful]
     writes: dict[str, str | None] = dict.fromkeys(deleted)
     now = clock()
     ends: list[str] = []

@@ -1,27 +1,33 @@
 """mitmesh validate: policy files alone, without Redis."""
 
 from control.commands.failure import Failed
-from control.commands.options import Files, Json
-from control.commands.output import counted, say, say_json
+from control.commands.options import Files, Json, Strict
+from control.commands.output import counted, say, say_json, warn
 from control.commands.reading import read_files
 
 
-def validate(file: Files, as_json: Json = False) -> None:
+def validate(file: Files, strict: Strict = False, as_json: Json = False) -> None:
     """Check policy files, without Redis.
 
-    Every problem is reported, a line each, as `mitmesh apply` would.
+    Every problem is reported, a line each, as `mitmesh apply` would. A policy
+    that can never work is a warning, or with --strict an error.
     `mitmesh apply --dry-run` also checks against what is stored.
     """
     from control.policy.checking import check
-    from control.policy.errors import PolicyErrors
+    from control.policy.doubts import doubts
+    from control.policy.errors import PolicyErrors, Problem
 
     services: list[str] = []
+    warnings: list[Problem] = []
     try:
         documents = read_files(file)
         services = [document.policy.service for document in documents]
         problems = tuple(check(documents))
+        warnings = doubts(documents)
     except PolicyErrors as errors:
         problems = errors.problems
+    if strict:
+        problems, warnings = (*problems, *warnings), []
     if as_json:
         import dataclasses
 
@@ -29,6 +35,7 @@ def validate(file: Files, as_json: Json = False) -> None:
             "valid": not problems,
             "services": services,
             "problems": [dataclasses.asdict(p) for p in problems],
+            "warnings": [dataclasses.asdict(p) for p in warnings],
         }
         say_json(data)
         if problems:
@@ -36,4 +43,6 @@ def validate(file: Files, as_json: Json = False) -> None:
     if problems:
         raise PolicyErrors(problems)
     if not as_json:
+        for warning in warnings:
+            warn(str(warning))
         say(f"valid: {counted(len(services), 'document')} ({', '.join(services)})")
