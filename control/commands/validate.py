@@ -1,5 +1,7 @@
 """mitmesh validate: policy files alone, without Redis."""
 
+from typing import Any
+
 from control.commands.failure import Failed
 from control.commands.options import Files, Json, Strict
 from control.commands.output import counted, say, say_json, warn
@@ -28,21 +30,23 @@ def validate(file: Files, strict: Strict = False, as_json: Json = False) -> None
         problems = errors.problems
     if strict:
         problems, warnings = (*problems, *warnings), []
+    if not problems:
+        for warning in warnings:
+            warn(str(warning))
     if as_json:
         import dataclasses
 
-        data = {
+        data: dict[str, Any] = {
             "valid": not problems,
             "services": services,
             "problems": [dataclasses.asdict(p) for p in problems],
-            "warnings": [dataclasses.asdict(p) for p in warnings],
         }
+        if warnings:
+            data["warnings"] = [dataclasses.asdict(p) for p in warnings]
         say_json(data)
         if problems:
             raise Failed
     if problems:
         raise PolicyErrors(problems)
     if not as_json:
-        for warning in warnings:
-            warn(str(warning))
         say(f"valid: {counted(len(services), 'document')} ({', '.join(services)})")
