@@ -55,6 +55,7 @@ class Attempts:
         self.begin = picking.begin
         self.answer_unsent = picking.answer_unsent
         self.admitted = picking.limits.admitted
+        self._beside = picking.limits.beside
         self._loop: asyncio.AbstractEventLoop | None = None
         self.origins = Origins(outbound)
 
@@ -151,6 +152,7 @@ class Attempts:
             hooks,
             lambda: self.begin(flow, exchange, tried),
             (lambda: self.admitted(flow, exchange, deadline)) if limited else None,
+            lambda: self._beside(exchange),
             lambda attempt, own: self._try(flow, exchange, attempt, own, head),
         )
 

@@ -84,11 +84,12 @@ class CircuitBreaker:
         if exchange is None or exchange.route is None or exchange.route.circuit_breaker is None:
             return
         policy, breaker = self._of(exchange)
-        if breaker.blank and failed(attempt.status, attempt.error) is False:
+        fields = attempt.fields if exchange.streamed or attempt.injected else ()
+        outcome = None if _client_left(flow, attempt) else failed(attempt.status, attempt.error, fields)
+        if breaker.blank and not outcome:
             return
         share = exchange.share
         endpoints = () if share is None else share.endpoints
-        outcome = None if _client_left(flow, attempt) else failed(attempt.status, attempt.error)
         change = breaker.end(attempt.address, attempt, outcome, self._clock(), policy, endpoints)
         self._tell(exchange, policy, change, attempt.error or f"status {attempt.status}")
 

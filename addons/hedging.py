@@ -36,7 +36,7 @@ class Race:
     """The tries of one exchange, of which some may be under way at once.
 
     begin: gives the next attempt, or None where there is no endpoint. admitted: waits for a place among the service's limits
-    where none is held, else answers the flow. send: one try, within a deadline of its own. `mesh_attempt_end` runs for each attempt when it is over, and leaves its `why` empty if the outcome is good; `pause` is only asked for when
+    where none is held, else answers the flow; room: whether the limits leave a place for one more at once. send: one try, within a deadline of its own. `mesh_attempt_end` runs for each attempt when it is over, and leaves its `why` empty if the outcome is good; `pause` is only asked for when
     no other is under way. Afterwards the attempts stand in the order in which they ended, the one that decided last.
     """
 
@@ -50,6 +50,7 @@ class Race:
         hooks: Hooks,
         begin: Callable[[], Attempt | None],
         admitted: Callable[[], Awaitable[bool]] | None,
+        room: Callable[[], bool],
         send: Callable[[Attempt, Deadline], Awaitable[Outcome]],
     ) -> None:
         self._flow = flow
@@ -60,6 +61,7 @@ class Race:
         self._hooks = hooks
         self._begin = begin
         self._admitted = admitted
+        self._room = room
         self._send = send
         self._loop = asyncio.get_running_loop()
         self._running: dict[asyncio.Task[Outcome], tuple[Attempt, Deadline]] = {}
@@ -133,7 +135,7 @@ class Race:
     async def _start_beside(self) -> None:
         if not self._judge.may_hedge(self._flow, self._exchange):
             self._more = False
-        elif not await self._start():
+        elif not self._room() or not await self._start():
             self._judge.not_hedged(self._exchange)
             self._more = False
 

@@ -47,7 +47,8 @@ class _Held:
 
     def __init__(self, usage: _Usage) -> None:
         self.usage = usage
-        self.connected = False
+        self.connected = 0
+        """Places among the connections; more than one while it has several tries at once."""
 
 
 class Limits:
@@ -83,13 +84,25 @@ class Limits:
         usage = held.usage
         if usage.connections < policy.connections and not usage.queue:
             usage.connections += 1
-            held.connected = True
+            held.connected = 1
             return True
         if len(usage.queue) >= policy.pending:
             waiting = f" (and {policy.pending} requests that wait for one)" if policy.pending else ""
             return _refuse(flow, exchange, f"the limit of {policy.connections} connections at once{waiting}")
         await self._wait(held, deadline)
-        return held.connected
+        return held.connected > 0
+
+    def beside(self, exchange: Exchange) -> bool:
+        """Whether one more try may begin at once beside those of the exchange that are under way."""
+        policy = exchange.route.circuit_breaker if exchange.route is not None else None
+        held = self._held.get(exchange)
+        if held is None or policy is None or policy.connections is None:
+            return True
+        if held.usage.connections >= policy.connections:
+            return False
+        held.usage.connections += 1
+        held.connected += 1
+        return True
 
     async def _wait(self, held: _Held, deadline: Deadline) -> None:
         waiting = _Waiting(deadline)
@@ -101,16 +114,16 @@ class Limits:
         finally:
             # Also where the client has left meanwhile.
             if waiting.granted:
-                held.connected = True
+                held.connected = 1
             else:
                 queue.remove(waiting)
 
     @needs("circuit_breaker")
     def mesh_attempt_end(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
-        """A pause before another try needs no connection."""
-        if attempt.pause is not None and self._held and (exchange := exchange_of(flow)) is not None:
+        """A pause before another try needs no connection, nor does what other tries have outlived."""
+        if self._held and (exchange := exchange_of(flow)) is not None:
             held = self._held.get(exchange)
-            if held is not None:
+            if held is not None and (attempt.pause is not None or held.connected > 1):
                 self._disconnect(held)
 
     @needs("circuit_breaker")
@@ -122,7 +135,8 @@ class Limits:
         exchange = exchange_of(flow)
         held = self._held.pop(exchange, None) if exchange is not None else None
         if held is not None:
-            self._disconnect(held)
+            while held.connected:
+                self._disconnect(held)
             held.usage.requests -= 1
             self._forget_if_idle(held.usage)
 
@@ -151,7 +165,7 @@ class Limits:
         """Give the place among the connections to the one that waits longest."""
         if not held.connected:
             return
-        held.connected = False
+        held.connected -= 1
         usage = held.usage
         for waiting in usage.queue:
             # One whose time ran out leaves the queue by itself, as soon as it has its turn of the event loop.

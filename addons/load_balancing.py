@@ -85,10 +85,12 @@ class LoadBalancing:
         exchange = exchange_of(flow)
         if exchange is None or not _counts(exchange) or attempt.endpoint is None:
             return
-        if attempt.status is not None and attempt.pause is None and exchange not in self._answering:
-            self._answering[exchange] = attempt.endpoint.address
-        else:
-            self._over(attempt.endpoint.address)
+        over: str | None = attempt.endpoint.address
+        if attempt.status is not None and attempt.pause is None:
+            # Of several tries at once, the last to end is the one that decides.
+            over, self._answering[exchange] = self._answering.get(exchange), attempt.endpoint.address
+        if over is not None:
+            self._over(over)
 
     @needs("counts_active")
     def response(self, flow: http.HTTPFlow) -> None:

@@ -40,11 +40,21 @@ def ejected(breaker: Breaker) -> set[str]:
         (None, "reset", True),
         (None, "timeout", True),
         (None, "protocol", True),
+        (None, "cancelled", None),
         (None, None, None),
     ],
 )
 def test_what_counts_as_failure(status: int | None, error: str | None, expected: bool | None) -> None:
     assert failed(status, error) is expected
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [(b"0", False), (b"14", True), (b"13", True), (b"4", True), (b"5", False), (b"2", True), (b"x", True)],
+)
+def test_a_grpc_status_counts_as_the_http_status_that_stands_for_it(said: bytes, expected: bool) -> None:
+    assert failed(200, None, ((b"content-type", b"application/grpc"), (b"Grpc-Status", said))) is expected
+    assert failed(503, None, ((b"grpc-status", b"0"),)) is True
 
 
 @dataclass

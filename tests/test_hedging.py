@@ -53,6 +53,7 @@ class Tries:
             hooks,
             self._begin,
             None,
+            lambda: True,
             self._send,
         )
         self.task = asyncio.ensure_future(self._run(hooks))

@@ -120,6 +120,29 @@ async def test_a_pause_before_another_try_holds_no_connection():
     again.cancel()
 
 
+async def test_a_try_beside_another_needs_a_place_of_its_own():
+    world = World("{connections: 2}")
+    flow, exchange = await world.enter()
+    assert world.limits.beside(exchange)
+    assert not world.limits.beside(exchange)
+    _, _, _, waits = world.start()
+    await asyncio.sleep(0)
+    assert (world.used("connections"), world.used("pending")) == (2, 1)
+    world.limits.mesh_attempt_end(flow, attempted(exchange, 200))
+    assert await asyncio.wait_for(waits, WITHIN)
+    world.limits.mesh_attempt_end(flow, attempted(exchange, error="cancelled"))
+    assert world.used("connections") == 2
+    world.limits.response(flow)
+    assert world.used("connections") == 1
+
+
+async def test_a_request_that_is_not_limited_by_connections_may_have_as_many_tries_as_it_likes():
+    world = World("{requests: 1}")
+    _, exchange = await world.enter()
+    assert all(world.limits.beside(exchange) for _ in range(5))
+    assert world.used("connections") == 0
+
+
 async def test_who_runs_out_of_time_leaves_the_queue():
     world = World("{connections: 1}")
     first, _ = await world.enter()

@@ -98,6 +98,28 @@ def test_least_request_counts_until_the_answer_is_over():
     assert (balancing._active, balancing._answering) == ({}, {})
 
 
+def test_of_several_tries_at_once_the_one_that_decides_counts_until_the_end():
+    balancing = LoadBalancing(Random(1))
+    policy = snapshot(TWO.format("least_request"))
+    flow = make_flow("http://web/")
+    exchange = pinned(flow, policy)
+    Routing().request(flow)
+    (share,) = exchange.route.shares
+    made = []
+    for endpoint in share.endpoints:
+        attempt = attempted(exchange)
+        attempt.endpoint = endpoint
+        balancing.mesh_attempt(flow, attempt)
+        made.append(attempt)
+    made[0].status = 503
+    balancing.mesh_attempt_end(flow, made[0])
+    made[1].status = 200
+    balancing.mesh_attempt_end(flow, made[1])
+    assert {picked(balancing, policy) for _ in range(20)} == {"a"}
+    balancing.response(flow)
+    assert balancing._active == {}
+
+
 def test_a_further_try_goes_elsewhere_with_every_balancer():
     for kind in ("random", "least_request", "round_robin", "{hash: {header: x-user}}"):
         policy = snapshot(TWO.format(kind))

@@ -2,7 +2,9 @@
 
 What counts as failure is what Envoy's outlier detection counts: a status from
 500 to 599, no connection, a connection that ended before an answer, an answer
-that is no HTTP, a try that took too long. A status of 4xx is a success.
+that is no HTTP, a try that took too long. A status of 4xx is a success. The
+status of a gRPC call counts as the HTTP status that stands for it, where it
+comes with the head of the answer.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,6 +12,8 @@ from dataclasses import dataclass
 
 from control.policy.breaking import HEALTHY, CompiledBreaker, Event, Health, State, step
 from control.policy.endpoints import Endpoint
+from control.policy.facts import Fields
+from control.policy.grpc_status import GRPC_STATUSES, http_of_grpc
 
 _MOST_KEPT = 10_000
 
@@ -23,11 +27,25 @@ class Change:
     after: Health
 
 
-def failed(status: int | None, error: str | None) -> bool | None:
-    """Whether an attempt that ended so speaks against its endpoint; None: it tells nothing."""
+def failed(status: int | None, error: str | None, fields: Fields = ()) -> bool | None:
+    """Whether an attempt that ended so speaks against its endpoint; None: it tells nothing.
+
+    `fields`: the answer's header, where it may be gRPC's, whose status counts as the HTTP status that stands for it.
+    """
     if error is not None:
         return None if error == "cancelled" else True
-    return None if status is None else status >= 500
+    if status is None:
+        return None
+    if fields and status == 200 and (said := _value_of(fields, b"grpc-status")) is not None:
+        number = int(said) if said.isdigit() else -1
+        name = GRPC_STATUSES[number] if 0 <= number < len(GRPC_STATUSES) else "UNKNOWN"
+        status = http_of_grpc(name)
+    return status >= 500
+
+
+def _value_of(fields: Fields, name: bytes) -> bytes | None:
+    """The first value of a header field, by its lower-case name."""
+    return next((value for field, value in fields if field.lower() == name), None)
 
 
 class Breaker:
