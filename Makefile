@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 READY := $(VENV)/.ready-$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all bench check format lock wheel clean
+.PHONY: help setup demo test test-all fuzz bench check format lock wheel clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -25,6 +25,9 @@ test: $(READY)  ## the test suite
 
 test-all:  ## the suite on every Python of 3.11, 3.12 and 3.13 on this machine; SKIP='3.11 ...' leaves some out
 	@MAKE='$(MAKE)' SKIP='$(SKIP)' ARGS='$(ARGS)' bash .ci/test-all
+
+fuzz: $(READY)  ## the parsers against h11 with many more examples; EXAMPLES=20000 for each property
+	MITMESH_FUZZ=$(or $(EXAMPLES),20000) $(BIN)/python -m pytest -n auto --timeout 0 tests/test_fuzz_*.py $(ARGS)
 
 bench: $(VENV)/.bench-$(VERSION)  ## the proxies beside Envoy and others, an hour; ARGS=--quick: 2 minutes
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -264,6 +264,7 @@ def test_a_switch_of_protocols():
         (b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n", ""),
         (OK + b"A: b\r\n" * (FIELDS_LIMIT + 1) + b"\r\n", "fields"),
         (b"HTTP/1.1 100 Continue\r\n\r\n" * (INTERIM_LIMIT + 1), "interim"),
+        (b"HTTP/1.1 200 O\0K\r\nContent-Length: 0\r\n\r\n", "NUL in the reason"),
     ],
 )
 def test_what_is_no_safe_answer_is_refused(raw, why):
