@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Container
 from random import Random
+from typing import Protocol
 
 from addons.engine.answer import Answer
 from addons.exchange import Attempt, Exchange
-from addons.faulty_answer import FaultyAnswer, Shape
+from addons.faulty_answer import FaultyAnswer
 from control.policy.answers import FixedAnswer
 from control.policy.faulting import CompiledFault, Effects, FaultState, seconds
-from control.policy.shaping import Corruption
+from control.policy.shaping import Corruption, Shape
 
 
 class Hit:
@@ -28,6 +29,12 @@ class Hit:
         state.active += 1
 
 
+class Spoilt(Protocol):
+    """An answer on its way on whose body faults act."""
+
+    def reshape(self, shape: Shape) -> None: ...
+
+
 class Acting:
     """Hits on `attempt`, which for a request as a whole stands before its first try. Over after `end`."""
 
@@ -42,7 +49,7 @@ class Acting:
         """What was done to the answer's body, or to the request as a whole; for the metrics."""
         self.answered = False
         """It has answered the request as a whole."""
-        self.answer: FaultyAnswer | None = None
+        self.answer: Spoilt | None = None
         self.wake: Callable[[], None] | None = None
         """Ends a wait before the attempt, so that what has become of its delay is looked at again."""
 
@@ -91,7 +98,7 @@ class Acting:
         gathered: the body was waited for, since more than the head decides whether the answer is good.
         """
         shape = self._shape()
-        if shape == Shape() or answer.upgraded or method == b"HEAD" or answer.status in (204, 304):
+        if shape == Shape() or answer.upgraded or not _has_body(method, answer.status):
             return answer
         if answer.complete:
             short = shape.truncate is not None and len(answer.body) > shape.truncate
@@ -106,13 +113,17 @@ class Acting:
                 if shape.corruptions:
                     self._told("corrupt", "FI")
                 return answer
-        for kind, flag in (("bandwidth", "DI"), ("slow_close", "DI")):
-            if getattr(shape, kind) is not None:
-                self._told(kind, flag)
-        if shape.corruptions:
-            self._told("corrupt", "FI")
-        self.answer = FaultyAnswer(answer, shape, self.cut, self.end)
-        return self.answer
+        self._tell(shape)
+        faulty = self.answer = FaultyAnswer(answer, shape, self.cut, self.end)
+        return faulty
+
+    def on_head(self, method: bytes, status: int) -> Shape:
+        """What is to be done to a body of which no more than the head of the answer is known."""
+        shape = self._shape()
+        if status == 101 or not _has_body(method, status):
+            return Shape()
+        self._tell(shape)
+        return shape
 
     def cut(self) -> None:
         """The answer was cut short."""
@@ -132,6 +143,13 @@ class Acting:
         self.wake = self.answer = None
         self._over(self)
 
+    def _tell(self, shape: Shape) -> None:
+        for kind in ("bandwidth", "slow_close"):
+            if getattr(shape, kind) is not None:
+                self._told(kind, "DI")
+        if shape.corruptions:
+            self._told("corrupt", "FI")
+
     def _told(self, kind: str, flag: str) -> None:
         self.kinds.append(kind)
         self._exchange.flag(flag)
@@ -146,6 +164,10 @@ class Acting:
             ),
             corruptions=tuple(hit.corruption for hit in self.hits if hit.corruption is not None),
         )
+
+
+def _has_body(method: bytes, status: int) -> bool:
+    return method != b"HEAD" and status not in (204, 304)
 
 
 def kind_of(abort: FixedAnswer | str) -> str:

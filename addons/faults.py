@@ -12,9 +12,11 @@ from addons.client_watch import ClientWatch
 from addons.deadline import Deadline
 from addons.engine.carrier import carrier_of
 from addons.engine.driver import taskless
+from addons.engine.marks import elsewhere
 from addons.exchange import Attempt, Exchange, exchange_of
 from addons.injecting import inject
 from addons.needs import needs
+from addons.spoilt_stream import SpoiltStream, spoil
 from control.policy.fault_header import HEADER, read_wish
 from control.policy.faulting import CompiledFault, FaultState, fires
 from control.policy.model import DEFAULTS_SERVICE
@@ -74,13 +76,25 @@ class Faults:
     @needs("faults")
     def mesh_attempt_end(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
         if attempt.acting is not None:
+            _spoil_stream(flow, attempt.acting)
             attempt.acting.attempt_over()
 
     @needs("request_faults")
     def mesh_forwarded(self, flow: http.HTTPFlow) -> None:
         exchange = exchange_of(flow)
         if exchange is not None and exchange.acting is not None:
+            _spoil_stream(flow, exchange.acting)
             exchange.acting.attempt_over()
+
+    @elsewhere
+    def response(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        """What mitmproxy streams has passed; the engine's answers tell by themselves."""
+        return _stream_passed(flow) if _acting_on_stream(flow) else None
+
+    @elsewhere
+    def error(self, flow: http.HTTPFlow) -> None:
+        for acting in _acting_on_stream(flow):
+            acting.end()
 
     def mesh_policy(self, snapshot: Snapshot) -> None:
         """Forget the counters of faults that the new snapshot no longer has, and end what they hold up."""
@@ -125,6 +139,30 @@ class Faults:
         if state is None:
             state = self._states[fault.key] = FaultState(fault)
         return state
+
+
+def _spoil_stream(flow: http.HTTPFlow, acting: Acting) -> None:
+    exchange = exchange_of(flow)
+    if exchange is not None and exchange.streamed and flow.response is not None:
+        spoil(flow, acting, flow.response)
+
+
+def _acting_on_stream(flow: http.HTTPFlow) -> list[Acting]:
+    exchange = exchange_of(flow)
+    if exchange is None or not exchange.streamed:
+        return []
+    both = (exchange.acting, exchange.attempts[-1].acting if exchange.attempts else None)
+    return [acting for acting in both if acting is not None and isinstance(acting.answer, SpoiltStream)]
+
+
+async def _stream_passed(flow: http.HTTPFlow) -> None:
+    for acting in _acting_on_stream(flow):
+        stream = acting.answer
+        assert isinstance(stream, SpoiltStream)
+        await stream.ended()
+        if stream.broken and flow.killable:
+            flow.kill()
+        acting.end()
 
 
 def _keys(snapshot: Snapshot, services: Iterable[str]) -> set[str]:

@@ -2,22 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from addons.engine.answer import Answer
 from addons.engine.errors import UpstreamError
 from addons.engine.wire import value
-from control.policy.shaping import Corruption, Pace
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """bandwidth: bytes a second. truncate: bytes. slow_close: seconds. None is nothing."""
-
-    bandwidth: int | None = None
-    truncate: int | None = None
-    slow_close: float | None = None
-    corruptions: tuple[Corruption, ...] = ()
+from control.policy.shaping import Pace, Shape
 
 
 class FaultyAnswer(Answer):
@@ -40,7 +29,8 @@ class FaultyAnswer(Answer):
         self.trailers = answer.trailers
         self.body = b""  # so that the head goes on at once
         self.complete = self.upgraded = False
-        if answer.complete and answer.trailers is None and value(self.fields, b"content-length") is None:
+        known = answer.complete and answer.trailers is None
+        if known and shape.truncate is not None and value(self.fields, b"content-length") is None:
             self.fields += ((b"content-length", b"%d" % len(answer.body)),)
         self.closes = shape.slow_close is not None
         self._inner = answer

@@ -1,9 +1,13 @@
 """How mitmproxy has to be set up beside the mesh, and what it is about to do."""
 
+import asyncio
 import ssl
+from collections.abc import Callable
 from typing import Any
 
-from mitmproxy import ctx, options
+from mitmproxy import ctx, http, options
+
+from addons.exchange import Exchange
 
 
 def settings(given: options.Options) -> dict[str, Any]:
@@ -21,3 +25,29 @@ def settings(given: options.Options) -> dict[str, Any]:
 def stopping() -> bool:
     """Whether the process ends. An addon's `done` is also called when mesh.py was edited and is loaded anew."""
     return ctx.master.should_exit.is_set()
+
+
+def upstream_of(flow: http.HTTPFlow) -> asyncio.Transport | None:
+    """The connection over which mitmproxy itself has the flow's answer; None: there is none any more."""
+    handler = ctx.master.addons.get("proxyserver").connections.get(flow.client_conn.id)
+    for end, io in list(handler.transports.items()) if handler is not None else []:
+        if end is flow.server_conn and io.writer is not None:
+            transport: asyncio.Transport = io.writer.transport
+            return transport
+    return None
+
+
+def counted(transform: Any, exchange: Exchange, name: str) -> Callable[[bytes], bytes | list[bytes]]:
+    """What an addon's `stream` does, with the bytes counted on the client's side of it."""
+
+    def count(piece: bytes) -> bytes | list[bytes]:
+        given = transform(piece) if callable(transform) else piece
+        if not isinstance(given, bytes):
+            given = list(given)
+        size = (
+            len(piece) if name == "bytes_in" else len(b"".join(given) if isinstance(given, list) else given)
+        )
+        setattr(exchange, name, getattr(exchange, name) + size)
+        return given
+
+    return count

@@ -7,10 +7,9 @@ is passed on there is no other attempt: what was sent cannot be sent again.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from collections.abc import Awaitable
 
-from mitmproxy import connection, ctx, http
+from mitmproxy import connection, http
 from mitmproxy.flow import Error
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
@@ -27,6 +26,7 @@ from addons.knock import knock
 from addons.mtls import Mtls
 from addons.mtls_outbound import NoIdentity
 from addons.own_path import needs_own_path
+from addons.own_stack import counted, upstream_of
 from addons.routing import Routing
 from control.identity.peers import Distrust
 from control.policy.snapshot import Endpoint
@@ -83,7 +83,7 @@ class Passthrough:
         attempt.fields = response.headers.fields
         await self._ended(flow, attempt)
 
-        response.stream = _counted(response.stream, exchange, "bytes_out")
+        response.stream = counted(response.stream, exchange, "bytes_out")
 
     @elsewhere
     def response(self, flow: http.HTTPFlow) -> None:
@@ -221,30 +221,17 @@ class Passthrough:
         flow.request.data.host = attempt.host
         flow.request.data.port = attempt.port
 
-        flow.request.stream = _counted(flow.request.stream, exchange, "bytes_in")
+        flow.request.stream = counted(flow.request.stream, exchange, "bytes_in")
 
     def _cut(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         """The timeout ran out while mitmproxy carries the exchange: end it at the upstream's side."""
         exchange.flag("UT")
-        handler = ctx.master.addons.get("proxyserver").connections.get(flow.client_conn.id)
-        for end, io in list(handler.transports.items()) if handler is not None else []:
-            if end is flow.server_conn and io.writer is not None:
-                io.writer.transport.abort()
-                return
-        flow.kill()
+        if (transport := upstream_of(flow)) is not None:
+            transport.abort()
+        else:
+            flow.kill()
 
     def _stop_timer(self, flow: http.HTTPFlow) -> None:
         timer = self._deadlines.pop(flow.id, None)
         if timer is not None:
             timer.cancel()
-
-
-def _counted(transform: Any, exchange: Exchange, name: str) -> Callable[[bytes], bytes | Iterable[bytes]]:
-    """What an addon's `stream` does, with the bytes counted before it."""
-
-    def count(piece: bytes) -> bytes | Iterable[bytes]:
-        setattr(exchange, name, getattr(exchange, name) + len(piece))
-        given: bytes | Iterable[bytes] = transform(piece) if callable(transform) else piece
-        return given
-
-    return count

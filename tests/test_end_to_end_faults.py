@@ -242,3 +242,66 @@ def test_no_more_hits_at_once_than_max_active(world):
 
         eventually(hangs)
         held[1].close()
+
+
+# What mitmproxy's own stack streams where it serves HTTP/1.1: to it, these are gRPC calls.
+
+
+def call(world: World, service: str, path: str = "/pkg.Service/Method"):
+    kind = {"content-type": "application/grpc", "te": "trailers"}
+    return world.send("POST", f"http://{service}{path}", b"\0\0\0\0\0", kind)
+
+
+@pytest.mark.parametrize("reply", [saying(200, BODY), chunked], ids=["length", "chunked"])
+@pytest.mark.parametrize("scope", ["attempt", "request"])
+def test_a_stream_is_cut(world, reply, scope, request):
+    with Upstream(reply) as upstream:
+        service = world.serve(f"faults: [{{truncate: 100, scope: {scope}}}]", upstream.address)
+        path = f"/stream-{request.node.callspec.id}"
+        with pytest.raises(http.client.IncompleteRead) as seen:
+            call(world, service, path)
+        assert seen.value.partial == BODY[:100]
+        line = world.line(path)
+        assert "FI" in line["flags"]
+        assert eventually(lambda: faults_counted(world, service)) == {"truncate": 1}
+
+
+def test_a_stream_is_corrupted_and_whole_where_it_is_short(world):
+    with Upstream(chunked) as upstream:
+        service = world.serve("faults: [{corrupt: 100, truncate: 1024, seed: 1}]", upstream.address)
+        got = call(world, service)
+        assert (got.status, len(got.body)) == (200, len(BODY))
+        assert all(a != b for a, b in zip(BODY, got.body, strict=True))
+
+
+def test_a_stream_is_throttled_and_let_go(world):
+    sent = []
+
+    def endless(request, connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 50000000\r\n\r\n")
+        for _ in range(500):
+            connection.sendall(b"x" * 100_000)
+            sent.append(100_000)
+
+    with Upstream(endless) as upstream:
+        service = world.serve("faults: [{bandwidth: 50KiB/s}]", upstream.address)
+        connection = http.client.HTTPConnection("127.0.0.1", world.proxy.port, timeout=PATIENCE)
+        connection.request("POST", f"http://{service}/", b"", {"content-type": "application/grpc"})
+        response = connection.getresponse()
+        got = len(response.read(20_000))
+        assert sum(sent) < 20_000_000
+        world.change(service, "", upstream.address)
+        while data := response.read(1_000_000):
+            got += len(data)
+        assert got == 50_000_000
+        connection.close()
+
+
+def test_a_stream_ends_late(world):
+    with Upstream(chunked) as upstream:
+        service = world.serve("faults: [{slow_close: 400ms}]", upstream.address)
+        begun = time.monotonic()
+        got = call(world, service, "/stream-late")
+        assert (got.status, got.body) == (200, BODY)
+        assert time.monotonic() - begun > 0.4
+        assert world.line("/stream-late")["flags"] == "DI"

@@ -7,8 +7,8 @@ import pytest
 
 from addons.engine.answer import Answer
 from addons.engine.errors import UpstreamError
-from addons.faulty_answer import FaultyAnswer, Shape
-from control.policy.shaping import Corruption
+from addons.faulty_answer import FaultyAnswer
+from control.policy.shaping import Corruption, Shape
 
 WITHIN = 20.0
 BODY = bytes(range(200))

@@ -205,7 +205,7 @@ async def test_the_answer_is_noted_and_counted():
             await mesh.passthrough.responseheaders(flow)
             assert flow.response.stream(b"123") == b"123!"
             exchange = exchange_of(flow)
-            assert (exchange.attempts[0].status, exchange.bytes_out) == (201, 3)
+            assert (exchange.attempts[0].status, exchange.bytes_out) == (201, 4)
             assert exchange.attempts[0].ms > 0
 
 

@@ -1,5 +1,6 @@
 """What faults make of an answer's body: which bytes are flipped, and when a piece may go on."""
 
+from dataclasses import dataclass
 from math import log
 from random import Random
 
@@ -51,3 +52,13 @@ class Pace:
         self._free = max(self._free, now) + size / self._rate
         left = self._free - now
         return left if left >= _SHORTEST_WAIT else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What is done to one body. bandwidth: bytes a second. truncate: bytes. slow_close: seconds. None is nothing."""
+
+    bandwidth: int | None = None
+    truncate: int | None = None
+    slow_close: float | None = None
+    corruptions: tuple[Corruption, ...] = ()
