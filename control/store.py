@@ -26,9 +26,10 @@ from redis.exceptions import (
 
 from control import store_records as records
 from control import store_scripts as scripts
+from control.store_canaries import CanaryOperations, Held
 from control.store_identity import IdentityOperations
 from control.store_operations import Operations
-from control.store_records import Change, Entry, Held, Hint, NodeReport, Stored, StoreError, Update, Wanted
+from control.store_records import Change, Entry, Hint, NodeReport, Stored, StoreError, Update, Wanted
 from control.store_server import describe, hide_password, parse_target
 
 __all__ = [
@@ -57,7 +58,7 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-class Store(Operations, IdentityOperations):
+class Store(Operations, CanaryOperations, IdentityOperations):
     """One mesh in one Redis. Connects when first used, and again by itself when a connection was lost.
 
     url: redis:// rediss:// unix:// as redis-py takes them, with its options such as ssl_ca_certs;

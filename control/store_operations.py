@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from control import store_records as records
 from control import store_scripts as scripts
 from control.store_changes import Changes
-from control.store_records import Held, Hint, NodeReport, Stored, StoreError, Update, Wanted
+from control.store_records import Hint, NodeReport, Stored, StoreError, Update, Wanted
 
 
 class Operations(Changes):
@@ -20,17 +20,9 @@ class Operations(Changes):
     def __init__(self, url_shown: str, mesh: str) -> None:
         self.url_shown = url_shown
         self.mesh = mesh
-        (
-            self._revision,
-            self._policy,
-            self._history,
-            self._signature,
-            self._changes,
-            self._node,
-            self._canary,
-        ) = (
+        self._revision, self._policy, self._history, self._signature, self._changes, self._node = (
             f"{{{mesh}}}:{key}"
-            for key in ("revision", "policy", "history", "signature", "changes", "node:", "canary:")
+            for key in ("revision", "policy", "history", "signature", "changes", "node:")
         )
         self._bucket = f"{{{mesh}}}:ratelimit:"
 
@@ -107,28 +99,6 @@ class Operations(Changes):
             for node_id, values in zip(node_ids, found, strict=True)
             if values and values[0] is not None and values[0].isdigit()
         }
-
-    # Canaries
-
-    async def canary(
-        self,
-        service: str,
-        runner: str = "",
-        how: str = "keep",
-        hold: float = 0.0,
-        life: float = 1.0,
-        state: str = "",
-    ) -> Held:
-        """Look at a service's canary, and hold it for `hold` seconds where a `runner` asks for that and may.
-
-        how: `take` what nobody holds any more, `keep` what the runner holds, `force`. Only who holds it writes a
-        `state`; it lives for `life` seconds. What a runner may not do changes nothing and says so by `mine`.
-        """
-        args = [runner, how, round(hold * 1000), round(life * 1000), state]
-        now, mine, before, until, text = await self._run(scripts.CANARY, [self._canary + service], args)
-        return Held(
-            int(now) / 1000, bool(mine), records.as_text(before), int(until) / 1000, records.as_text(text)
-        )
 
     # Rate limits
 

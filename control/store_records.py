@@ -92,26 +92,6 @@ _REPORT = frozenset(("service", "revision", "error", "version", "started", "addr
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """What is stored of a canary. Times in Unix seconds by Redis' clock.
-
-    mine: who asked holds it now. `runner` held it before, or holds it until `until`. `state` is text of
-    control/canary/plan.py, "" if there is none.
-    """
-
-    now: float
-    mine: bool
-    runner: str
-    until: float
-    state: str
-
-    @property
-    def is_held(self) -> bool:
-        """Somebody holds it, or did until just now."""
-        return self.runner != "" and self.until > self.now
-
-
-@dataclass(frozen=True, slots=True)
 class Wanted:
     """Room that `count` requests want in a bucket of a rate limit; the numbers are those of control/policy/rate_limiting.py."""
 

@@ -131,24 +131,6 @@ return taken
 
 FORGET = Script("return redis.call('DEL', unpack(KEYS))")
 
-CANARY = Script("""
--- keys: a canary's. args: who asks ('' only looks), how: 'take' what nobody holds, 'keep' what is held, 'force';
--- milliseconds to hold it, milliseconds to live, state ('' leaves it as it is).
--- Returns {now in ms, 1 if it is held by who asks, who holds or held it, until when in ms, state}. Redis' own clock.
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local found = redis.call('HMGET', KEYS[1], 'runner', 'until', 'state')
-local runner, held, state = found[1] or '', tonumber(found[2] or '0') or 0, found[3] or ''
-local mine = ARGV[1] ~= '' and (ARGV[2] == 'force' or runner == '' or runner == ARGV[1]
-  or (ARGV[2] == 'take' and held <= now))
-if mine then
-  if ARGV[5] ~= '' then state = ARGV[5] end
-  redis.call('HSET', KEYS[1], 'runner', ARGV[1], 'until', string.format('%.0f', now + ARGV[3]), 'state', state)
-  redis.call('PEXPIRE', KEYS[1], ARGV[4])
-end
-return {string.format('%.0f', now), mine and 1 or 0, runner, string.format('%.0f', held), state}
-""")
-
 REPORTS = Script("""
 -- keys: nodes'. Returns {{fields and values, milliseconds to live}, ...}; no fields for what is no hash.
 local reports = {}

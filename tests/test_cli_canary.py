@@ -97,6 +97,22 @@ def test_status(mitmesh: Mitmesh, redis_url: str) -> None:
     assert mitmesh("canary", "reviews", "--status").out == "reviews: back to v1, revision 7: too slow\n"
 
 
+def test_the_status_of_the_mesh_names_canaries_under_way(mitmesh: Mitmesh, redis_url: str) -> None:
+    assert json.loads(mitmesh("status", "--json").out)["canaries"] == []
+    keep(redis_url, write_state(STATE))
+    assert mitmesh("status").out.splitlines()[-1] == (
+        "canary of reviews: under way to v2, step 1 of 2: it stands at v1 1, revision 7"
+        "; nobody watches it: mitmesh canary reviews, or with --abort back"
+    )
+    keep(redis_url, write_state(STATE), hold=60)
+    assert mitmesh("status").out.endswith("it stands at v1 1, revision 7\n")
+    (data,) = json.loads(mitmesh("status", "--json").out)["canaries"]
+    assert (data["service"], data["watched"], data["percent"]) == ("reviews", True, 5)
+    for text in (write_state(STATE.ends("done", "", 5.0)), "nonsense"):
+        keep(redis_url, text)
+        assert "canary" not in mitmesh("status").out
+
+
 def test_what_another_release_wrote_is_not_guessed_at(mitmesh: Mitmesh, redis_url: str) -> None:
     mitmesh("apply", "-f", "-", stdin=POLICY)
     keep(redis_url, '{"form": 9}')

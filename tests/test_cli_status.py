@@ -38,6 +38,7 @@ def test_status_of_nothing(mitmesh: Mitmesh) -> None:
         "timed": [],
         "nodes": [],
         "certificate_refusals": 0,
+        "canaries": [],
     }
 
 

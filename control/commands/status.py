@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from control.breakers import breakers_of
+from control.commands.canary_standing import under_way
 from control.commands.certificate_lives import life_data, life_text
 from control.commands.options import Json, Mesh, Redis, target_of
 from control.commands.output import ago, counted, say, say_json, table, timestamp, warn
 
 if TYPE_CHECKING:
     from control.breakers import Ejected
-    from control.store import NodeReport, Store, Stored
+    from control.store import Held, NodeReport, Store, Stored
     from control.store_identity import Refusal
 
 MOST_REFUSALS = 100
@@ -25,14 +26,16 @@ def status(context: typer.Context, as_json: Json = False, redis: Redis = None, m
     AGE is the time since the proxy started, SEEN since its last report. A proxy
     that refused a revision or lags behind is shown, not an error of this
     command: the exit code is 0. Endpoints that a circuit breaker has ejected
-    follow, with when they are tried again.
+    follow, with when they are tried again. Before them stand what expires, and
+    the canaries under way, watched or not.
     """
     target = target_of(context, redis, mesh)
 
-    async def read(store: "Store") -> "tuple[Stored, list[NodeReport], list[Refusal]]":
-        return await store.read(), await store.nodes(), await store.refusals(MOST_REFUSALS)
+    async def read(store: "Store") -> "tuple[Stored, list[NodeReport], list[Refusal], dict[str, Held]]":
+        refusals = await store.refusals(MOST_REFUSALS)
+        return await store.read(), await store.nodes(), refusals, await store.canaries()
 
-    stored, nodes, refusals = target.run(read)
+    stored, nodes, refusals, canaries = target.run(read)
     timed = timed_parts(stored)
     nodes.sort(key=lambda node: (node.service, node.id))
     now = time.time()
@@ -45,6 +48,7 @@ def status(context: typer.Context, as_json: Json = False, redis: Redis = None, m
                 "timed": [_timed_data(each, now) for each in timed],
                 "nodes": [node_data(node, stored.revision, now) for node in nodes],
                 "certificate_refusals": len(refusals),
+                "canaries": [each.data for each in under_way(canaries)],
             }
         )
         return
@@ -84,6 +88,8 @@ def status(context: typer.Context, as_json: Json = False, redis: Redis = None, m
             say(f"{where} expired {ago(now - end)} ago ({timestamp(end)})", "yellow")
         else:
             say(f"{where} expires in {ago(end - now)} ({timestamp(end)})")
+    for each_canary in under_way(canaries):
+        say(each_canary.text, "yellow")
     if ejected := [(node.id, each) for node in nodes for each in breakers_of(node)]:
         say("")
         table(("NODE", "SERVICE", "ENDPOINT", "BREAKER", "EJECTIONS"), [_row(*each) for each in ejected])
