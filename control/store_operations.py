@@ -21,8 +21,7 @@ class Operations(Changes):
         self.url_shown = url_shown
         self.mesh = mesh
         self._revision, self._policy, self._history, self._signature, self._changes, self._node = (
-            f"{{{mesh}}}:{key}"
-            for key in ("revision", "policy", "history", "signature", "changes", "node:")
+            f"{{{mesh}}}:{key}" for key in ("revision", "policy", "history", "signature", "changes", "node:")
         )
         self._bucket = f"{{{mesh}}}:ratelimit:"
 

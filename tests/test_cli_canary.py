@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,6 +68,26 @@ def test_what_the_policy_does_not_have(mitmesh: Mitmesh) -> None:
         ran = mitmesh("canary", "reviews", *arguments)
         assert (ran.code, ran.out) == (2, "")
         assert said in ran.err
+
+
+def test_what_redis_refuses_is_told_and_nothing_is_under_way(
+    mitmesh: Mitmesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert mitmesh("key", "init", "--out", ".").code == 0
+    signed = ("--policy-key", "policy.key")
+    assert mitmesh(*signed, "apply", "-f", "-", stdin=POLICY).code == 0
+    ran = mitmesh("canary", "reviews", "--to", "v2")
+    assert (ran.code, ran.out) == (2, "")
+    assert "the policy of this mesh is signed" in ran.err
+    assert mitmesh("canary", "reviews", "--status").out.startswith(
+        "reviews: stopped at step 1 of 4, nothing put"
+    )
+    assert "canary" not in mitmesh("status").out
+    options = ("--to", "v2", "--steps", "10", "--every", "1s", "--max-wait", "0s")
+    gone_back = mitmesh(*signed, "canary", "reviews", *options)
+    assert gone_back.code == 1
+    assert "back to v1, revision 3: not judged" in gone_back.out
 
 
 def test_no_redis(mitmesh: Mitmesh) -> None:

@@ -277,6 +277,39 @@ def test_headers_timeouts_and_retries() -> None:
     assert "POST" in retry["methods"]
 
 
+def test_mirrors_and_websites() -> None:
+    documents = policies(
+        route("""
+            hostnames: [shop.example]
+            rules:
+            - filters:
+              - {type: RequestMirror, requestMirror: {backendRef: {name: copy, port: 9}, fraction: {numerator: 1, denominator: 8}}}
+              - type: CORS
+                cors:
+                  allowOrigins: ["https://a.example", "https://*.b.example"]
+                  allowMethods: [GET, PUT]
+                  allowHeaders: [X-A]
+                  exposeHeaders: [X-B]
+                  allowCredentials: true
+                  maxAge: 600
+              backendRefs: [{name: a, port: 1}]
+        """)
+    )
+    found = documents["shop.example"].routes[0].document()
+    assert found["mirror"] == {"to": "copy", "percent": 12.5}
+    assert found["cors"] == {
+        "allow_origins": [{"exact": "https://a.example"}, {"regex": "https://[^/]+\\.b\\.example"}],
+        "allow_methods": ["GET", "PUT"],
+        "allow_headers": ["x-a"],
+        "expose_headers": ["x-b"],
+        "allow_credentials": True,
+        "max_age": "10m",
+    }
+    endpoints = documents["shop.example"].endpoints
+    assert endpoints is not None
+    assert endpoints["copy"][0].address == "copy:9"
+
+
 def test_matchers_of_headers_queries_and_methods() -> None:
     documents = policies(
         route("""
@@ -333,6 +366,11 @@ def test_a_route_of_a_service() -> None:
             "{hostnames: [a.x], rules: [{matches: [{path: {type: RegularExpression, value: '(?=x)'}}]}]}",
             "spec.rules[0].matches[0].path.value: not an RE2 regular expression",
         ),
+        (
+            "{hostnames: [a.x], rules: [{filters: [&m {type: RequestMirror, requestMirror: {backendRef: {name: a, port: 1}}}, *m]}]}",
+            "spec.rules[0].filters[1].requestMirror: there is one mirror only here: this one is left out",
+        ),
+        ("{hostnames: [a.x], rules: [{filters: [{type: CORS, cors: {}}]}]}", "cors: it names no origin that is allowed"),
         ("{hostnames: [a.x], rules: [{timeouts: {request: soon}}]}", "spec.rules[0].timeouts.request: not a duration"),
         ("{hostnames: [a.x], rules: [{timeouts: 1}]}", "spec.rules[0].timeouts: a mapping is expected here, got 1"),
         (

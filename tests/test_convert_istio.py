@@ -210,6 +210,14 @@ TO = "route: [{destination: {host: reviews, port: {number: 1}}}]"
         (f"{{match: [{{uri: {{regex: '/a'}}}}], {TO}, rewrite: {{uri: /b, authority: c}}}}", "rewrite",
          {"path": "/b", "host": "c"}),
         (f"{{{TO}, rewrite: {{uri: /, authority: c}}}}", "rewrite", {"host": "c"}),
+        (f"{{{TO}, mirror: {{host: copy, port: {{number: 9}}}}, mirrorPercentage: {{value: 12.5}}}}", "mirror",
+         {"to": "copy", "percent": 12.5}),
+        (f"{{{TO}, mirrors: [{{destination: {{host: copy, port: {{number: 9}}}}}}]}}", "mirror",
+         {"to": "copy", "percent": 100}),
+        (f"{{{TO}, corsPolicy: {{allowOrigins: [{{exact: 'https://a'}}, {{prefix: 'https://b'}}, {{regex: 'https://[cd]'}}], allowMethods: [GET], maxAge: 24h, allowCredentials: false}}}}",
+         "cors",
+         {"allow_origins": [{"exact": "https://a"}, {"prefix": "https://b"}, {"regex": "https://[cd]"}],
+          "allow_methods": ["GET"], "max_age": "24h"}),
     ],
 )  # fmt: skip
 def test_actions(action: str, field: str, wanted: Any) -> None:
@@ -258,6 +266,8 @@ def test_a_prefix_that_is_rewritten_is_of_whole_segments_here_and_that_is_said()
          "rewrite.uri: a prefix in place of some matches alone"),
         (acting(f"{{{TO}, timeout: soon}}"), "timeout: not a duration"),
         (acting(f"{{{TO}, headers: {{request: {{set: {{x: '%REQ(y)%'}}}}}}}}"), "a variable of Envoy"),
+        (acting(f"{{{TO}, corsPolicy: {{allowOrigins: [{{exact: a}}], unmatchedPreflights: IGNORE}}}}"), "unmatchedPre"),
+        (acting(f"{{{TO}, mirrors: [{{destination: {{host: a}}}}, {{destination: {{host: b}}}}]}}"), "one mirror only"),
         (acting("{delegate: {name: other}}"), "delegate: no counterpart here: the route is left out"),
         (acting("{name: nothing}"), "http[0]: it has no destination with a weight"),
         (service("{hosts: ['*'], http: []}"), "hosts[0]: every host cannot be claimed here: name the hosts"),

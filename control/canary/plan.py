@@ -65,6 +65,11 @@ class State:
         """What the step at hand gives to the new version."""
         return self.plan.steps[self.step]
 
+    @property
+    def is_new(self) -> bool:
+        """Nothing was put yet."""
+        return self.step == 0 and self.coming is self.stands
+
     def is_ours(self, split: Weights | None) -> bool:
         """Whether the split is as this canary left it."""
         return split in (self.stands, self.coming)

@@ -156,16 +156,23 @@ def _run(
         nonlocal runner
         from control.commands.canary_hold import begin, hold
         from control.commands.canary_run import ENDED_LIFE, Runner
+        from control.store import StoreError
 
         runner = Runner(store, service, show, message)
         held = await hold(store, service, runner.id)
         try:
-            state = await runner.save(await begin(store, wanted, service, held))
+            state = await begin(store, wanted, service, held)
+            await runner.save(state)
         except BaseException:
             # Nothing was begun: the next run need not wait for this one.
             await store.canary(service, runner.id, "keep", 0, 1.0 if not held.state else ENDED_LIFE)
             raise
-        return await runner.walk(state)
+        try:
+            return await runner.walk(state)
+        except StoreError as error:
+            if state.is_new:
+                await runner.forget(state, str(error))
+            raise
 
     with ended_as_by_ctrl_c():
         try:

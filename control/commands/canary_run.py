@@ -1,6 +1,7 @@
 """Walking a canary through its steps: put the split, watch, decide, go on or back. Its state is written at every turn."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -73,6 +74,8 @@ class Runner:
         self.store, self.service, self.show, self.message = store, service, show, message
         self.id = f"{author()} process {os.getpid()} {secrets.token_hex(4)}"
         self.state: State | None = None
+        self._patient = False
+        """Something of this run stands already: Redis is waited for. Before that its refusals are told."""
         self._revision = 0
         self._clock: Callable[[], float] = asyncio.get_running_loop().time
 
@@ -93,6 +96,11 @@ class Runner:
             return await self._end(self.state, STOPPED, str(changed))
         except LostError as lost:
             return self._lost(lost)
+
+    async def forget(self, state: State, why: str) -> None:
+        """Of a canary whose first split could not be put: it is not under way."""
+        with contextlib.suppress(StoreError, LostError):
+            await self.save(state.ends(STOPPED, why, state.started), 0, ENDED_LIFE)
 
     async def go_back(self, state: State, why: str) -> State:
         """All that the new version got returns to the old one; the last state."""
@@ -146,6 +154,7 @@ class Runner:
         text = storable(": ".join(filter(None, (self.message, f"canary to {plan.to}: {what}"))))
         # After a lost connection it may have been written or not: the edit sees which.
         done = await self._insist(lambda: self.store.change(edit, author=author(), message=text))
+        self._patient = True
         self._revision = done.revision
         return await self.save(replace(state, stands=split, revision=done.revision))
 
@@ -186,6 +195,8 @@ class Runner:
             try:
                 result = await work()
             except StoreError as error:
+                if not self._patient:
+                    raise
                 self.show.trouble(str(error))
                 trouble = True
                 await asyncio.sleep(pause)
