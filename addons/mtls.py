@@ -12,6 +12,7 @@ from collections.abc import Awaitable
 from enum import Enum
 from typing import Any
 
+from cryptography import x509
 from mitmproxy import certs, connection, ctx
 from mitmproxy.proxy import mode_specs
 
@@ -132,7 +133,7 @@ class Mtls:
         cipher = tls.cipher()
         client.cipher = cipher[0] if cipher is not None else None
         if der is not None:
-            client.certificate_list = [certs.Cert.from_pem(ssl.DER_cert_to_PEM_cert(der).encode())]
+            client.certificate_list = [certs.Cert(x509.load_der_x509_certificate(der))]
 
     def prepare(self, client: connection.Client, origin: Origin) -> None:
         """Before mitmproxy itself connects for this client to an origin with a peer. Raises NoIdentity, Distrust."""

@@ -6,7 +6,8 @@ import os
 import ssl
 import tempfile
 import time
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from cryptography import x509
@@ -25,6 +26,9 @@ _SERVED = ["http/1.1", "h2"]
 """In this order: whoever can is served in the fast lane."""
 
 
+_MOST_KNOWN = 1024
+
+
 class Verdict:
     """On a connection of mitmproxy's stack: whom it expects ("": anybody of the mesh), and why it was refused."""
 
@@ -33,17 +37,29 @@ class Verdict:
         self.distrust: Distrust | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A peer whose certificate was judged, and between which Unix seconds that holds."""
+
+    peer: Peer
+    before: float
+    after: float
+
+
 class Contexts:
     """Each is made when first asked for, and is good for new connections as long as the identity is the present one."""
 
     def __init__(self, identity: Identity, mesh: str) -> None:
         self.identity = identity
         self.mesh = mesh
+        self._known: dict[tuple[bytes, str, str], _Known] = {}
 
     @cached_property
     def server(self) -> ssl.SSLContext:
         context = self._context(ssl.PROTOCOL_TLS_SERVER)
         context.set_alpn_protocols(_SERVED)
+        # A caller keeps the last one; making each takes as long as verifying its certificate.
+        context.num_tickets = 1
         return context
 
     @cached_property
@@ -70,7 +86,22 @@ class Contexts:
         try:
             if der is None:
                 raise handshake_distrust("peer did not return a certificate")
-            return self.peer(_parsed(der), der, tls.version() or "", expected)
+            version = tls.version() or ""
+            # A caller comes again and again with the same certificate.
+            key = (der, version, expected)
+            known = self._known.get(key)
+            if known is not None and known.before <= time.time() <= known.after:
+                return known.peer
+            certificate = x509.load_der_x509_certificate(der)
+            peer = self.peer(certificate, der, version, expected)
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[key] = _Known(
+                peer,
+                certificate.not_valid_before_utc.timestamp(),
+                certificate.not_valid_after_utc.timestamp(),
+            )
+            return peer
         except Distrust as distrust:
             raise Untrusted(str(distrust)) from distrust
 
@@ -169,9 +200,3 @@ def _load_chain(context: ssl.SSLContext, pem: bytes) -> None:
             file.write(pem)
             file.flush()
             context.load_cert_chain(file.name)
-
-
-@lru_cache(maxsize=1024)
-def _parsed(der: bytes) -> x509.Certificate:
-    """A caller comes again and again with the same certificate."""
-    return x509.load_der_x509_certificate(der)

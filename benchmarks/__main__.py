@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("proxies", "features", "services", "routes", "memory", "transfers")
+PARTS = ("proxies", "features", "services", "routes", "memory", "transfers", "mtls")
 
 
 def arguments() -> argparse.Namespace:
@@ -59,7 +59,17 @@ def main() -> None:
 
 def measure(chosen: argparse.Namespace, checkout: Path) -> None:
     """Run the parts that were chosen and print each when it is done. Raises Broken."""
-    from benchmarks import comparison, costs, envoy_proxy, machine, memory, policies, transfers, upstream
+    from benchmarks import (
+        comparison,
+        costs,
+        envoy_proxy,
+        machine,
+        memory,
+        mtls,
+        policies,
+        transfers,
+        upstream,
+    )
     from benchmarks.part import Part
     from benchmarks.processes import Programs
     from benchmarks.rounds import Course
@@ -98,6 +108,7 @@ def measure(chosen: argparse.Namespace, checkout: Path) -> None:
             **{part: partial(run, bench, course) for part, run in costs.COSTS.items()},
             "memory": lambda: memory.curve(bench, course, targets),
             "transfers": lambda: transfers.run(bench, course, targets),
+            "mtls": lambda: mtls.run(bench, course),
         }
         for part in parts:
             found = work[part]()

@@ -158,8 +158,7 @@ class TlsLayer(asyncio.Protocol, TlsTransport):
         if self._reading:
             return
         self._reading = True
-        tls, incoming = self.tls, self._incoming
-        read = tls.read
+        read, incoming = self.tls.read, self._incoming
         try:
             while not self._held and not self._ended and not self._closing:
                 data = read(READ_SIZE)
@@ -169,7 +168,8 @@ class TlsLayer(asyncio.Protocol, TlsTransport):
                 if self._keep is not None:
                     self._keep_session()
                 self._protocol.data_received(data)
-                if not incoming.pending and not tls.pending():
+                # A record, 16 KiB at most, is read whole: nothing of it waits anywhere else.
+                if not incoming.pending:
                     break
         except ssl.SSLWantReadError:
             pass
