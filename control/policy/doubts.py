@@ -9,6 +9,7 @@ from control.policy.model import DEFAULTS_SERVICE, Policy, Route
 from control.policy.places import Path, field_text, find
 from control.policy.reading import Document
 from control.policy.shadowing import covers
+from control.policy.stickiness import can_be_set
 from control.policy.units import format_duration
 
 Doubt = tuple[Path, str]
@@ -119,4 +120,24 @@ def _origins(policy: Policy) -> Iterator[Doubt]:
                 )
 
 
-_DOUBTS: tuple[Callable[[Policy], Iterator[Doubt]], ...] = (_shadowed, _times, _unreached, _faults, _origins)
+def _cookies(policy: Policy) -> Iterator[Doubt]:
+    for path, level in _levels(policy):
+        name = None if level.sticky is None else level.sticky.cookie
+        if name is None:
+            continue
+        if not can_be_set(name):
+            message = "no cookie can have this name, so nobody keeps a version: write letters, digits and the like, such as uid"
+            yield (*path, "sticky", "cookie"), message
+        elif name.lower().startswith(("__host-", "__secure-")):
+            message = "browsers refuse a cookie of this name that is set without TLS in mind: write another one, such as uid"
+            yield (*path, "sticky", "cookie"), message
+
+
+_DOUBTS: tuple[Callable[[Policy], Iterator[Doubt]], ...] = (
+    _shadowed,
+    _times,
+    _unreached,
+    _faults,
+    _origins,
+    _cookies,
+)

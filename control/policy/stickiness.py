@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from control.policy.parts import Broken, Part, Written, exactly_one
-from control.policy.values import HeaderName, Percent, SomeTime, Token, VersionName
+from control.policy.values import TOKEN, HeaderName, Percent, SomeTime, VersionName
 
 _STRETCHES = "a list such as [{v1: 60}, {v3: 10}, {v2: 30}]"
 _ROUNDING = 1e-6
@@ -37,6 +37,11 @@ Stretches = Annotated[
 ]
 
 
+def can_be_set(cookie: str) -> bool:
+    """Whether there can be a cookie of that name (RFC 6265, 4.1.1). With another one a split stays one by chance."""
+    return TOKEN.fullmatch(cookie) is not None
+
+
 class Sticky(Part):
     """Whoever was given a version of a split keeps it, as long as its weight does not fall. Exactly one of header and cookie."""
 
@@ -49,7 +54,7 @@ class Sticky(Part):
     written: ClassVar[str] = "{header: x-user}, or {cookie: mesh-canary, ttl: 1h}"
 
     header: HeaderName | None = Field(None, description="users are told apart by this header")
-    cookie: Token | None = Field(
+    cookie: Annotated[str, Written("a cookie's name, such as uid")] | None = Field(
         None, description="users are told apart by this cookie, which the proxy sets where it is absent"
     )
     ttl: SomeTime | None = Field(

@@ -8,6 +8,7 @@ from math import ceil
 from control.policy.allotment import Allotment, Stretches, allot, from_document, grown, plain, to_document
 from control.policy.facts import RequestFacts
 from control.policy.model import Policy, Route, Sticky
+from control.policy.stickiness import can_be_set
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ def compile_sticky(policy: Policy, route: Route | None) -> CompiledSticky | None
     if level is None or sum(weight > 0 for weight in level.to.values()) < 2:
         return None
     sticky = level.sticky
+    if sticky.cookie is not None and not can_be_set(sticky.cookie):
+        return None
     return CompiledSticky(
         source=sticky,
         header=None if sticky.header is None else sticky.header.encode(),
