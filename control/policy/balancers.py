@@ -70,32 +70,41 @@ def make_balancer(balancing: Balancing, active: Mapping[str, int], random: Rando
     return Hashed()
 
 
+class _Weighed:
+    """Endpoints with a weight, and where on a line each of them ends; those of the last pick are kept."""
+
+    __slots__ = ("_endpoints", "bounds", "usable")
+
+    def __init__(self) -> None:
+        self._endpoints: Endpoints | None = None
+        self.usable: Endpoints = ()
+        self.bounds: list[float] = []
+
+    def among(self, endpoints: Endpoints, avoid: Collection[Endpoint]) -> tuple[Endpoints, list[float]]:
+        """Those that are not avoided, or all if there is no other."""
+        if endpoints is not self._endpoints:
+            self._endpoints = endpoints
+            self.usable = tuple(endpoint for endpoint in endpoints if endpoint.weight > 0)
+            self.bounds = list(accumulate(endpoint.weight for endpoint in self.usable))
+        if avoid and (rest := tuple(endpoint for endpoint in self.usable if endpoint not in avoid)):
+            return rest, list(accumulate(endpoint.weight for endpoint in rest))
+        return self.usable, self.bounds
+
+
 class RandomChoice:
     """By chance, in proportion to the weights."""
 
-    __slots__ = ("_bounds", "_endpoints", "_random", "_usable")
+    __slots__ = ("_random", "_weighed")
 
     def __init__(self, random: Random) -> None:
         self._random = random
-        self._endpoints: Endpoints | None = None
-        self._usable: Endpoints = ()
-        self._bounds: list[float] = []
+        self._weighed = _Weighed()
 
     def pick(
         self, endpoints: Endpoints, avoid: Collection[Endpoint] = (), key: str | None = None
     ) -> Endpoint | None:
-        if endpoints is not self._endpoints:
-            self._endpoints = endpoints
-            self._usable = tuple(endpoint for endpoint in endpoints if endpoint.weight > 0)
-            self._bounds = list(accumulate(endpoint.weight for endpoint in self._usable))
-        usable, bounds = self._usable, self._bounds
-        if avoid and (rest := tuple(endpoint for endpoint in usable if endpoint not in avoid)):
-            usable, bounds = rest, list(accumulate(endpoint.weight for endpoint in rest))
-        if not usable:
-            return None
-        # The product may be rounded up to the last bound itself.
-        place = bisect_right(bounds, self._random.random() * bounds[-1])
-        return usable[min(place, len(usable) - 1)]
+        usable, bounds = self._weighed.among(endpoints, avoid)
+        return usable[_place(bounds, self._random.random() * bounds[-1])] if usable else None
 
 
 class LeastRequest:
@@ -104,25 +113,36 @@ class LeastRequest:
     Where both have as many, the first: so an idle service is used in proportion to the weights.
     """
 
-    __slots__ = ("_active", "_choice")
+    __slots__ = ("_active", "_random", "_weighed")
 
     def __init__(self, active: Mapping[str, int], random: Random) -> None:
         self._active = active
-        self._choice = RandomChoice(random)
+        self._random = random
+        self._weighed = _Weighed()
 
     def pick(
         self, endpoints: Endpoints, avoid: Collection[Endpoint] = (), key: str | None = None
     ) -> Endpoint | None:
-        first = self._choice.pick(endpoints, avoid)
-        if first is None:
+        usable, bounds = self._weighed.among(endpoints, avoid)
+        if not usable:
             return None
-        second = self._choice.pick(endpoints, (*avoid, first))
-        if second is None or second in avoid:
+        place = _place(bounds, self._random.random() * bounds[-1])
+        first = usable[place]
+        if len(usable) == 1:
             return first
+        # Another one, from the line without the first.
+        point = self._random.random() * (bounds[-1] - first.weight)
+        other = _place(bounds, point if point < bounds[place] - first.weight else point + first.weight)
+        second = usable[other if other != place else (place + 1) % len(usable)]
         return second if self._load(second) < self._load(first) else first
 
     def _load(self, endpoint: Endpoint) -> float:
         return self._active.get(endpoint.address, 0) / endpoint.weight
+
+
+def _place(bounds: list[float], point: float) -> int:
+    # A product may be rounded up to the last bound itself.
+    return min(bisect_right(bounds, point), len(bounds) - 1)
 
 
 _SLOTS = 16
