@@ -149,20 +149,22 @@ class CircuitBreaker:
         before, after = change.before, change.after
         said = f"{exchange.service or 'unclaimed hosts'}: {change.address}: {before.state.value} -> {after.state.value}"
         if after.state is State.HALF_OPEN:
-            logger.info(f"{said}: one request is let through")
+            why = "one request is let through"
         elif after.state is State.CLOSED:
-            logger.info(f"{said}: its probe succeeded")
+            why = "its probe succeeded"
         elif after.ejections == before.ejections:
-            logger.info(f"{said}: its probe told nothing; the next request is one")
+            why = "its probe told nothing; the next request is one"
         else:
             if len(self.ejections) < _MOST_COUNTED or (exchange.service, change.address) in self.ejections:
                 self.ejections[exchange.service, change.address] += 1
+            said += f" for {format_duration(after.until - after.since)}"
             why = (
                 f"its probe failed: {outcome}"
                 if before.state is State.HALF_OPEN
                 else f"{policy.consecutive_failures} failures in a row, the last: {outcome}"
             )
-            logger.warning(f"{said} for {format_duration(after.until - after.since)}: {why}")
+        # Good news too: who reads of the one waits for the other.
+        logger.warning(f"{said}: {why}")
 
 
 def _routes(service: CompiledService, owner: str) -> Iterator[CompiledRoute]:
