@@ -40,6 +40,7 @@ def told(text: str, service: str = "web") -> list[str]:
             "test.yaml:4: web: routes[0].redirect: answers every request, so to, retry do nothing beside it",
         ),
         ("respond: {}\nrewrite: {path: /x}", "test.yaml:2: web: respond: answers every request, so rewrite does nothing"),
+        ("retry: {attempts: 1, on: [5xx]}", "test.yaml:2: web: retry.attempts: one try is no retry, so on does nothing"),
         (
             "to: {a: 1, b: 1}\nsticky: {cookie: my cookie}",
             "test.yaml:3: web: sticky.cookie: no cookie can have this name, so nobody keeps a version: write letters",
@@ -85,6 +86,8 @@ def test_a_fault_of_the_mesh_that_has_an_end_or_a_share(fault: str) -> None:
         "routes: [{for: 1h}, {match: {path: /x}}]",
         "routes: [{match: {percent: 99}}, {match: {path: /x}}]",
         "to: {a: 1, b: 1}\nsticky: {cookie: mesh-canary}",
+        "retry: 1",
+        "retry: {attempts: 1, per_try_timeout: 1s}",
         "timeout: 2s\nretry: {per_try_timeout: 2s}",
         "timeout: 0\nretry: {per_try_timeout: 5s}",
         "retry: {per_try_timeout: 5s}",

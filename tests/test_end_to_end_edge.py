@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.mesh_process import LANES, Client, Mesh, Proxy, World, curl, eventually, get, running
+from tests.mesh_process import LANES, Client, Mesh, Proxy, World, curl, eventually, get, running, send
 from tests.upstream import Upstream, saying
 
 
@@ -156,6 +156,47 @@ def test_without_redis_the_policy_says_who_passes(upstream, start_valkey, tmp_pa
         assert "rate limits of the mesh are not counted" in proxy.console()
         valkey.thaw() if fate == "freeze" else valkey.start()
         eventually(lambda: get(proxy.port, "http://closed/").status == 200)
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_a_feature_that_breaks_lets_nothing_pass(upstream, valkey, tmp_path, lane):
+    script = tmp_path / "breaks.py"
+    script.write_text(
+        """\
+from control.policy import cors, rate_limiting, rewriting
+
+
+def breaks(*_, **__):
+    raise RuntimeError("a bug")
+
+
+rate_limiting.Buckets.take = breaks
+cors.CompiledCors.answer_to_preflight = breaks
+rewriting.NewPath.target = breaks
+rewriting.CompiledRedirect.location = breaks
+"""
+    )
+    mesh, proxy = Mesh(valkey.url), Proxy(tmp_path / "proxy", valkey.url, scripts=[script], **lane)
+    policies = {
+        "limited": "rate_limit: {requests: 1, per: 1s}",
+        "cross": "cors: {allow_origins: '*'}",
+        "rewritten": "rewrite: {path: /x}",
+        "redirected": "redirect: {scheme: https}",
+    }
+    with running(proxy):
+        documents = [
+            f'service: {service}\nendpoints: ["{upstream.address}"]\n{policy}\n'
+            for service, policy in policies.items()
+        ]
+        proxy.in_force(mesh, mesh.apply("---\n".join(documents)))
+        for service in policies:
+            got = get(proxy.port, f"http://{service}/")
+            assert (got.status, got.flag) == (500, "IE"), service
+            assert "a bug" not in got.text
+        got = send(proxy.port, "POST", "http://limited/", b"a" * 3_000_000)
+        assert (got.status, got.flag) == (500, "IE")
+        assert upstream.requests == []
+        eventually(lambda: "RuntimeError: a bug" in proxy.console())
 
 
 def test_copies_arrive_at_the_mirror_and_their_answers_nowhere(world, upstream):

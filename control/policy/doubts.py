@@ -76,6 +76,16 @@ def _times(policy: Policy) -> Iterator[Doubt]:
             )
 
 
+def _once(policy: Policy) -> Iterator[Doubt]:
+    for path, level in _levels(policy):
+        retry = level.retry
+        if retry is not None and retry.attempts == 1:
+            idle = [name for name in ("on", "methods", "backoff", "budget") if name in retry.model_fields_set]
+            if idle:
+                message = f"one try is no retry, so {idle[0]} does nothing: 2 and more try again, 1 alone is enough for none"
+                yield (*path, "retry", "attempts"), message
+
+
 def _unreached(policy: Policy) -> Iterator[Doubt]:
     for path, level in _levels(policy):
         if level is policy and policy.routes:
@@ -136,6 +146,7 @@ def _cookies(policy: Policy) -> Iterator[Doubt]:
 _DOUBTS: tuple[Callable[[Policy], Iterator[Doubt]], ...] = (
     _shadowed,
     _times,
+    _once,
     _unreached,
     _faults,
     _origins,
