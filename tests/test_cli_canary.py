@@ -237,3 +237,20 @@ def test_on_a_terminal_it_is_drawn_in_place(mitmesh: Mitmesh, redis_url: str) ->
     assert "\x1b[1A" in seen
     assert process.returncode == 130
     assert "interrupted at step 1 of 2: v1 90, v2 10" in err
+
+
+def test_sticky_users_of_further_versions_stay_where_they_are(mitmesh: Mitmesh, redis_url: str) -> None:
+    three = (
+        "{service: reviews, endpoints: {v1: ['a:1'], v2: ['a:2'], v3: ['a:3']}, to: {v1: 60, v2: 10, v3: 30},"
+        " sticky: {header: x-user}}"
+    )
+    mitmesh("apply", "-f", "-", stdin=three)
+    with telling(redis_url, lambda: {"v3": Row(100, 0, 0, {9: 100})}):
+        ran = mitmesh("canary", "reviews", "--to", "v3", "--from", "v1", "--steps", "40,50", "--every", "1s")
+    assert (ran.code, ran.err) == (0, "")
+    document = json.loads(mitmesh("get", "reviews", "--json").out)
+    assert document["to"] == {"v1": 45, "v2": 10, "v3": 45}
+    # v3 grew by v1's users alone: those of v2 (60 to 70) and of v3 (70 to 100) are where they were.
+    stretches = [dict(each) for each in document["sticky"]["stretches"]]
+    assert stretches[-2:] == [{"v2": 10}, {"v3": 30}]
+    assert sum(each.get("v1", 0) for each in stretches) == 45

@@ -19,6 +19,7 @@ from tests.conftest import Valkey, die_with_parent
 from tests.mesh_process import Client, Mesh, Proxy, eventually, running
 from tests.upstream import Received, Reply, Upstream, answer, saying
 
+pytestmark = pytest.mark.timeout(240)
 STEPS = ("--steps", "25,50,75,100", "--every", "1s")
 SLOWLY = ("--steps", "25,50,75,100", "--every", "60s")
 
