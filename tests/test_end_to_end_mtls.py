@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h2.connection
+import h2.events
 import pytest
 
 from tests.conftest import Valkey, free_port
@@ -268,6 +270,60 @@ def test_a_large_body_both_ways(front):
     finally:
         front.application.reply = saying(200, "hello")
     assert done.stdout == sent
+
+
+def test_who_speaks_http2_alone_is_served_by_mitmproxys_stack(front):
+    path = next(front.paths)
+    context = front.web.client()
+    context.set_alpn_protocols(["h2"])
+    with socket.create_connection(("127.0.0.1", front.port), timeout=PATIENCE) as plain:
+        with context.wrap_socket(plain) as secure:
+            assert secure.selected_alpn_protocol() == "h2"
+            client = h2.connection.H2Connection()
+            client.initiate_connection()
+            names = {":method": "GET", ":path": path, ":scheme": "https", ":authority": "reviews"}
+            client.send_headers(1, [*names.items(), ("x-forwarded-client-cert", "forged")], end_stream=True)
+            body, over = b"", False
+            while not over:
+                secure.sendall(client.data_to_send())
+                for event in client.receive_data(secure.recv(65536)):
+                    if isinstance(event, h2.events.DataReceived):
+                        body += event.data
+                    over = over or isinstance(event, h2.events.StreamEnded | h2.events.ConnectionTerminated)
+    assert body == b"hello"
+    assert front.arrived(path).header("x-forwarded-client-cert") == expected_caller(front, front.web)
+    assert front.proxy.line(path)["protocol"] == "HTTP/2.0"
+
+
+def test_an_upgraded_connection_is_a_pipe(front):
+    """As a WebSocket is in the fast lane."""
+    path = next(front.paths)
+
+    def echo(request, connection: socket.socket) -> None:
+        connection.sendall(
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n"
+        )
+        while data := connection.recv(65536):
+            connection.sendall(data.upper())
+
+    front.application.reply = echo
+    try:
+        with socket.create_connection(("127.0.0.1", front.port), timeout=PATIENCE) as plain:
+            with front.web.client().wrap_socket(plain) as secure:
+                head = f"GET {path} HTTP/1.1\r\nHost: reviews\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n"
+                secure.sendall(head.encode())
+                received = b""
+                while not received.endswith(b"\r\n\r\n"):
+                    received += secure.recv(65536)
+                assert received.startswith(b"HTTP/1.1 101 ")
+                for text in (b"a", b"b" * 40_000):
+                    secure.sendall(text)
+                    back = b""
+                    while len(back) < len(text):
+                        back += secure.recv(65536)
+                    assert back == text.upper()
+    finally:
+        front.application.reply = saying(200, "hello")
 
 
 def test_a_policy_acts_on_the_next_connection(front):
