@@ -59,7 +59,7 @@ class FaultyAnswer(Answer):
         self._wake()
 
     def close(self) -> None:
-        self._inner.close()
+        self.cancel(UpstreamError("reset", "closed by the proxy"))
         self._end()
 
     async def read(self) -> bytes:

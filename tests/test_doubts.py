@@ -34,6 +34,14 @@ def told(text: str, service: str = "web") -> list[str]:
             "timeout: 2s\nroutes:\n- retry: {per_try_timeout: 3s}",
             "test.yaml:4: web: routes[0].retry.per_try_timeout: a try may take 3s",
         ),
+        (
+            "retry: {per_try_timeout: 1s, hedge: {after: 2s}}",
+            "test.yaml:2: web: retry.hedge.after: no try lasts 2s, since per_try_timeout is 1s: make hedge.after shorter",
+        ),
+        (
+            "retry: {hedge: {after: 2s}}\nroutes:\n- timeout: 2s",
+            "test.yaml:4: web: routes[0].timeout: no try lasts 2s, since timeout is 2s",
+        ),
         ("timeout: 1s\nconnect_timeout: 2s", "test.yaml:3: web: connect_timeout: never ends anything, since timeout is 1s"),
         (
             "endpoints: [a:80]\nroutes:\n- {redirect: {scheme: https}, to: default, retry: 3}",
@@ -89,6 +97,7 @@ def test_a_fault_of_the_mesh_that_has_an_end_or_a_share(fault: str) -> None:
         "retry: 1",
         "retry: {attempts: 1, per_try_timeout: 1s}",
         "timeout: 2s\nretry: {per_try_timeout: 2s}",
+        "timeout: 2s\nretry: {per_try_timeout: 2s, hedge: {after: 1s}}",
         "timeout: 0\nretry: {per_try_timeout: 5s}",
         "retry: {per_try_timeout: 5s}",
         "timeout: 2s\nretry: {per_try_timeout: 1s}\nroutes: [{match: {path: /x}}]",

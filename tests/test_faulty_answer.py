@@ -144,6 +144,18 @@ async def test_it_can_be_ended_from_outside(source):
     assert (made.closed.is_set(), told.over) == (True, 1)
 
 
+async def test_who_waits_for_more_is_told_that_it_was_closed():
+    told = Told()
+    answer = told.of(Source(BODY, complete=True), slow_close=3600.0)
+    reading = asyncio.ensure_future(all_of(answer))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    answer.close()
+    with pytest.raises(UpstreamError, match="closed by the proxy"):
+        await asyncio.wait_for(reading, WITHIN)
+    assert told.over == 1
+
+
 async def test_the_upstream_is_not_read_ahead():
     source = Source(BODY, BODY, BODY)
     answer = Told().of(source, bandwidth=20 * 200)

@@ -86,6 +86,24 @@ def _once(policy: Policy) -> Iterator[Doubt]:
                 yield (*path, "retry", "attempts"), message
 
 
+def _hedges(policy: Policy) -> Iterator[Doubt]:
+    for path, level in _levels(policy):
+        retry = policy.retry if level.retry is None else level.retry
+        if retry is None or retry.hedge is None or (level.retry is None and level.timeout is None):
+            continue
+        timeout = policy.timeout if level.timeout is None else level.timeout
+        limits = {"timeout": timeout, "per_try_timeout": retry.per_try_timeout}
+        for name, limit in limits.items():
+            if limit and retry.hedge.after >= limit:
+                place = (*path, "retry", "hedge", "after") if level.retry else (*path, "timeout")
+                after = format_duration(retry.hedge.after)
+                yield (
+                    place,
+                    f"no try lasts {after}, since {name} is {format_duration(limit)}: make hedge.after shorter",
+                )
+                break
+
+
 def _unreached(policy: Policy) -> Iterator[Doubt]:
     for path, level in _levels(policy):
         if level is policy and policy.routes:
@@ -147,6 +165,7 @@ _DOUBTS: tuple[Callable[[Policy], Iterator[Doubt]], ...] = (
     _shadowed,
     _times,
     _once,
+    _hedges,
     _unreached,
     _faults,
     _origins,
