@@ -19,6 +19,7 @@ from addons.passthrough import Passthrough
 from addons.picking import Picking
 from addons.policy_feed import PolicyFeed
 from addons.rate_limit import RateLimit
+from addons.registration import Registration
 from addons.retry import Retry
 from addons.rewrite import Rewrite
 from addons.routing import Routing
@@ -50,6 +51,9 @@ def chain() -> list[object]:
         feed,  # pins the snapshot that all below look at
         certificates,  # after the options of the feed, before all that opens connections: who this proxy is
         mtls,  # knows by that who is at the other end of a connection, before anything comes over it
+        Registration(
+            feed, certificates
+        ),  # after both: tells callers where this proxy is, once it has a policy
         authorization,  # asked by the routing, as soon as it knows which rules stand
         routing,  # decides the service and route; nothing below works without
         StickySplits(),  # what the routing has chosen for a user is told with the answer, whoever makes it

@@ -1,12 +1,10 @@
 """Gives every request the policy in force when it arrived; without any policy, nothing passes."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import re
 import socket
-import threading
 import time
 from collections.abc import Awaitable, Sequence
 from functools import partial
@@ -21,6 +19,7 @@ from addons.caller import identify
 from addons.ending import closing
 from addons.engine.hooks import HookTable
 from addons.exchange import Exchange, attach, exchange_of
+from addons.farewell import farewell
 from addons.own_stack import stopping
 from addons.policy_keys import verifier_of
 from addons.policy_sync import PolicySync
@@ -32,7 +31,6 @@ logger = logging.getLogger("mesh.policy_feed")
 
 DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
-_FAREWELL = 1.0
 _RESTART = {"mesh_redis", "mesh_name", "mesh_node", "mesh_cache", "mesh_policy_key"}
 
 
@@ -61,6 +59,8 @@ class PolicyFeed:
         self.sync: PolicySync | None = None
         self.node = default_node()
         self.reports = Reports()
+        self.arrived = 0
+        """Requests at inbound ports."""
         self._store: Store | None = None
         self._task: asyncio.Task[None] | None = None
         self._runs = asyncio.Event()
@@ -185,6 +185,7 @@ class PolicyFeed:
             exchange = exchange_of(flow)
             assert exchange is not None
             exchange.service = self.service
+            self.arrived += 1
             identify(flow, exchange)
         if snapshot is None and flow.response is None:
             self._refuse(flow)
@@ -218,19 +219,8 @@ class PolicyFeed:
         )
 
     def _say_goodbye(self) -> None:
-        # `done` is called without a chance to await, often just before the loop closes, so the
-        # report is withdrawn from a thread with a loop of its own.
         url, mesh, node = self._of
-
-        async def forget() -> None:
-            store = Store(url, mesh)
-            with contextlib.suppress(StoreError):
-                await store.forget(node)
-            await store.close()
-
-        thread = threading.Thread(target=lambda: asyncio.run(forget()), name="mesh goodbye", daemon=True)
-        thread.start()
-        thread.join(_FAREWELL)
+        farewell(url, mesh, lambda store: store.forget(node))
 
 
 def _port(text: str) -> int:

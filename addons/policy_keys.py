@@ -30,5 +30,5 @@ def verifier_of(mesh: str, files: Sequence[str], cache: Path | None = None) -> V
     if cache is not None:
         # What is wrong with it is told when it is needed.
         with contextlib.suppress(OSError, ValueError):
-            verifier.accept(verifier.check(*read_cache(cache, mesh)))
+            verifier.accept(verifier.check(*read_cache(cache, mesh)[:3]))
     return verifier

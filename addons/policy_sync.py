@@ -10,15 +10,19 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from addons.ending import end_all
-from addons.policy_cache import read_cache, write_cache
+from addons.endpoint_sync import EndpointSync, look_for_endpoints
+from addons.policy_building import Builder
+from addons.policy_cache import PolicyCache
 from addons.policy_expiry import expire
 from control.policy.errors import PolicyErrors
-from control.policy.snapshot import Snapshot, build
+from control.policy.snapshot import Snapshot
 from control.signing import UntrustedError, Verifier
 from control.store import Hint, NodeReport, Store, StoreError
+from control.store_records import Moved
 
 logger = logging.getLogger("mesh.policy_feed")
 
@@ -63,15 +67,19 @@ class PolicySync:
         """Set once the first attempt to get a policy ended, well or badly."""
         self._store = store
         self._describe = describe
-        self._cache = cache
+        self._cache = PolicyCache(cache, store.mesh)
         self._on_change = on_change
         self._clock = clock
         self._wall = wall
+        self._endpoints = EndpointSync(store, clock)
+        if last is not None:
+            self._endpoints.begin_with(last.registered)
         self._documents: dict[str, str] = {}
         self._seen: int | None = None
         self._read_whole = float("-inf")
         self._lock = asyncio.Lock()
         self._verifier = verifier
+        self._builder = Builder(verifier, wall)
         self._signature = ""
 
     async def run(self) -> None:
@@ -81,6 +89,7 @@ class PolicySync:
             asyncio.create_task(self._look(), name="mesh policy resync"),
             asyncio.create_task(self._beat(), name="mesh node report"),
             asyncio.create_task(expire(self, self._wall), name="mesh policy expiry"),
+            asyncio.create_task(look_for_endpoints(self), name="mesh endpoints"),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -94,10 +103,15 @@ class PolicySync:
         while True:
             try:
                 # Subscribed first, read second: a change between the two is announced, not lost.
-                async for hint in self._store.hints():
+                async for hint in self._store.hints_and_moves():
+                    if isinstance(hint, Moved):
+                        await self.sync_endpoints()
+                        continue
                     # A revision that is not new to us: read ahead of its publication, or made anew after a flush.
                     again = hint is None or self._seen is None or hint.revision <= self._seen
                     await self._sync(hint, whole=again)
+                    if hint is None:
+                        await self.sync_endpoints()
                     if not self.connected:
                         self.connected = True
                         wait = _SHORTEST_WAIT
@@ -161,8 +175,19 @@ class PolicySync:
                 self.settled.set()
                 await self._report()
                 if adopted:
-                    await self._save_cache(revision, documents, signature)
+                    await self._cache.save(revision, documents, signature, self._endpoints.registered)
             self.settled.set()
+
+    async def sync_endpoints(self) -> None:
+        """Put it in force when endpoints have come or gone of which the policy makes use. Raises StoreError."""
+        async with self._lock:
+            snapshot = await self._endpoints.renewed(self.snapshot, self._wall())
+            if snapshot is not None:
+                self.put_in_force(snapshot)
+                if not self.error:
+                    # Otherwise the signature at hand is not of the policy in force.
+                    kept = (snapshot.revision, dict(snapshot.texts), self._signature)
+                    await self._cache.save(*kept, snapshot.registered)
 
     async def _adopt(self, revision: int, documents: dict[str, str], signature: str) -> bool:
         """Put it in force, or say why not."""
@@ -174,7 +199,10 @@ class PolicySync:
             )
             return False
         try:
-            snapshot = await asyncio.to_thread(self._build, revision, documents, signature, self.snapshot)
+            registered = self._endpoints.registered
+            made = partial(self._builder.build, last=self.snapshot)
+            snapshot = await asyncio.to_thread(made, revision, documents, signature, registered)
+            snapshot = await self._endpoints.completed(snapshot, self._wall())
         except UntrustedError as error:
             self._refuse(f"refused revision {revision}: {error} (mesh_policy_key)")
             return False
@@ -197,47 +225,17 @@ class PolicySync:
         self.swapped.set()
         self._on_change(snapshot)
 
-    def _build(
-        self, revision: int, documents: dict[str, str], signature: str, last: Snapshot | None
-    ) -> Snapshot:
-        """Raises PolicyErrors, and UntrustedError for a policy that is not signed by who may, or is older."""
-        if self._verifier is None:
-            return build(revision, documents, last, self._wall())
-        checked = self._verifier.check(revision, documents, signature)
-        snapshot = build(revision, documents, last, self._wall())
-        self._verifier.accept(checked)
-        return snapshot
-
     def _refuse(self, *reasons: str) -> None:
         self.error = reasons[0] if len(reasons) == 1 else f"{reasons[0]} (and {len(reasons) - 1} more)"
         for reason in reasons:
             # Not as errors, at which mitmproxy would exit while it starts.
             logger.warning(reason)
 
-    async def _save_cache(self, revision: int, documents: dict[str, str], signature: str) -> None:
-        if self._cache is not None:
-            try:
-                kept = (self._cache, self._store.mesh, revision, documents, signature)
-                await asyncio.to_thread(write_cache, *kept)
-            except OSError as error:
-                logger.warning(f"mesh_cache {self._cache}: not written: {error.strerror}")
-
     async def _load_cache(self) -> None:
-        path = self._cache
-        if path is None:
-            return
-        try:
-            revision, documents, signature = await asyncio.to_thread(read_cache, path, self._store.mesh)
-            snapshot = await asyncio.to_thread(self._build, revision, documents, signature, None)
-        except FileNotFoundError:
-            logger.warning(f"mesh_cache {path}: no such file yet")
-        except OSError as error:
-            logger.warning(f"mesh_cache {path}: not readable: {error.strerror}")
-        except (ValueError, PolicyErrors, UntrustedError) as error:
-            logger.warning(f"mesh_cache {path}: not usable: {error}")
-        else:
+        snapshot = await self._cache.load(self._builder.build)
+        if snapshot is not None:
+            self._endpoints.begin_with(snapshot.registered)
             self.put_in_force(snapshot)
-            logger.warning(f"mesh_cache {path}: revision {revision} in force until Redis gives a newer one")
 
     async def _report(self) -> None:
         revision = self.snapshot.revision if self.snapshot else 0

@@ -27,9 +27,11 @@ from redis.exceptions import (
 from control import store_records as records
 from control import store_scripts as scripts
 from control.store_canaries import CanaryOperations, Held
+from control.store_hints import Hints
 from control.store_identity import IdentityOperations
 from control.store_operations import Operations
 from control.store_records import Change, Entry, Hint, NodeReport, Stored, StoreError, Update, Wanted
+from control.store_registry import Registry
 from control.store_server import describe, hide_password, parse_target
 
 __all__ = [
@@ -58,7 +60,7 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-class Store(Operations, CanaryOperations, IdentityOperations):
+class Store(Operations, CanaryOperations, IdentityOperations, Registry, Hints):
     """One mesh in one Redis. Connects when first used, and again by itself when a connection was lost.
 
     url: redis:// rediss:// unix:// as redis-py takes them, with its options such as ssl_ca_certs;
@@ -123,13 +125,8 @@ class Store(Operations, CanaryOperations, IdentityOperations):
 
     # Hints
 
-    async def hints(self) -> AsyncGenerator[Hint | None, None]:
-        """None once the subscription stands, then each publication; None for one that is no hint.
-
-        Raises StoreError when the connection is lost, at the latest 2 seconds after the server fell silent.
-        Close it (aclose, or cancel its task) to give the connection back.
-        """
-        connection = await self._subscribe()
+    async def _heard(self, *channels: str) -> AsyncGenerator[tuple[str, bytes] | None, None]:
+        connection = await self._subscribe(channels)
         self._subscriptions.add(connection)
         try:
             yield None
@@ -147,14 +144,14 @@ class Store(Operations, CanaryOperations, IdentityOperations):
                     await connection.send_command("PING", check_health=False)
                 asked = heard is None
                 if heard and heard[0] == b"message":
-                    yield records.read_hint(heard[2])
+                    yield records.as_text(heard[1]), heard[2]
         except _FAILURES as error:
             raise await self._explain(error) from error
         finally:
             self._subscriptions.discard(connection)
             await connection.disconnect(nowait=True)
 
-    async def _subscribe(self) -> AbstractConnection:
+    async def _subscribe(self, channels: Sequence[str]) -> AbstractConnection:
         try:
             if isinstance(self._client, RedisCluster):
                 node: Any = await self._node_of(self._client, self._changes)
@@ -163,8 +160,9 @@ class Store(Operations, CanaryOperations, IdentityOperations):
                 connection = self._connection(self._client)
             try:
                 await connection.connect()
-                await connection.send_command("SUBSCRIBE", self._changes, check_health=False)
-                await connection.read_response(push_request=True)
+                await connection.send_command("SUBSCRIBE", *channels, check_health=False)
+                for _ in channels:
+                    await connection.read_response(push_request=True)
             except BaseException:
                 await connection.disconnect(nowait=True)
                 raise

@@ -63,6 +63,11 @@ class Hint:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """A publication: an endpoint has registered itself, changed, or is gone."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeReport:
     """What a proxy says about itself. `started` and `seen` in Unix seconds.
 

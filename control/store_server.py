@@ -71,6 +71,15 @@ def parse_target(url: str) -> Target:
     return Target(kind, plain, hosts, service)
 
 
+def host_of(url: str) -> tuple[str, int] | None:
+    """The host and port that the URL names, of several the first; None for a socket in the file system."""
+    target = parse_target(url)
+    if target.hosts:
+        return target.hosts[0]
+    parts = urlsplit(target.plain)
+    return (parts.hostname, parts.port or 6379) if parts.hostname else None
+
+
 def _port(address: str, default: int) -> tuple[str, int]:
     found = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:]+)(?::(\d{1,5}))?", address)
     if not found or not 0 < int(found[2] or default) <= 65535:

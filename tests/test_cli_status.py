@@ -37,6 +37,7 @@ def test_status_of_nothing(mitmesh: Mitmesh) -> None:
         "services": [],
         "timed": [],
         "nodes": [],
+        "endpoints": [],
         "certificate_refusals": 0,
         "canaries": [],
     }

@@ -18,14 +18,14 @@ TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
 def test_what_is_written_is_read(tmp_path_factory, revision, documents):
     path = tmp_path_factory.mktemp("cache") / "policy.json"
     write_cache(path, "mesh", revision, documents)
-    assert read_cache(path, "mesh") == (revision, documents, "")
+    assert read_cache(path, "mesh") == (revision, documents, "", {})
 
 
 def test_it_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path):
     path = tmp_path / "policy.json"
     for revision in (1, 2):
         write_cache(path, "mesh", revision, {"web": str(revision)})
-    assert read_cache(path, "mesh") == (2, {"web": "2"}, "")
+    assert read_cache(path, "mesh") == (2, {"web": "2"}, "", {})
     assert os.listdir(tmp_path) == ["policy.json"]
 
 
@@ -45,7 +45,7 @@ def test_a_write_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
     monkeypatch.setattr(policy_cache.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_cache(path, "mesh", 2, {})
-    assert read_cache(path, "mesh") == (1, {}, "")
+    assert read_cache(path, "mesh") == (1, {}, "", {})
     assert os.listdir(tmp_path) == ["policy.json"]
 
 

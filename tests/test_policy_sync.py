@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from addons import policy_sync
+from addons import policy_building, policy_sync
 from addons.policy_cache import read_cache, write_cache
 from addons.policy_sync import PolicySync
 from control.policy.snapshot import Snapshot
@@ -154,7 +154,7 @@ async def test_what_cannot_be_compiled_for_any_reason_does_not_end_the_feed(redi
     async with following(redis_url) as world:
         await world.in_force(0)
         with monkeypatch.context() as patched:
-            patched.setattr(policy_sync, "build", broken)
+            patched.setattr(policy_building, "build", broken)
             await world.apply(web=document())
             node = await world.report(lambda node: node.error)
             assert node.error == "refused revision 1: ZeroDivisionError: of the compiler"

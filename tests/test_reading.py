@@ -148,8 +148,11 @@ BAD_FIELDS = [
         "endpoints: {v 1: [a:1]}",
         "endpoints.\"v 1\": write a name of letters, digits, '.', '_' and '-', such as reviews or v2, got \"v 1\"",
     ),
-    ("endpoints: {v1: a:1}", 'endpoints.v1: write a list of addresses, such as [10.0.0.1:8080], got "a:1"'),
-    ("endpoints: []", "endpoints: write a list of addresses, such as [10.0.0.1:8080], got []"),
+    (
+        "endpoints: {v1: a:1}",
+        'endpoints.v1: write a list of addresses, such as [10.0.0.1:8080], or auto, got "a:1"',
+    ),
+    ("endpoints: []", "endpoints: write a list of addresses, such as [10.0.0.1:8080], or auto, got []"),
     (
         "endpoints: {}",
         "endpoints: write at least one version; without endpoints the address that the caller named is dialled, got {}",

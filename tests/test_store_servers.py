@@ -15,7 +15,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from control.policy.endpoints import Registered
 from control.store import Hint, NodeReport, Store, StoreError, Update, Wanted
+from control.store_records import Moved
+from control.store_registry import Registration
 from tests.conftest import REDIS, StartValkey, Valkey
 
 ROOT = Path(__file__).parent.parent
@@ -49,6 +52,7 @@ async def act_as_operator(store: Store) -> None:
     assert (await store.read()).revision == await store.revision() == change.revision + 1
     held = await store.canary("a", "me", "force", 0, 0.001, "state")
     assert (held.mine, held.state) == (True, "state")
+    assert await store.registrations() == {}
 
 
 async def act_as_proxy(store: Store, revision: int, node: str = "n:1") -> None:
@@ -60,6 +64,15 @@ async def act_as_proxy(store: Store, revision: int, node: str = "n:1") -> None:
     assert await store.read_since(revision - 2, None) == Update(revision, gone, full=False)
     assert await store.read_since(revision + 9, None) == Update(revision, {}, full=True)
     await store.report(NodeReport(node, "a", revision), 30)
+    endpoint = Registration("web", Registered("v1", "10.0.0.1:80"))
+    await store.register(node, endpoint, 30)
+    async with aclosing(store.hints_and_moves()) as heard:
+        await anext(heard)
+        await store.register("n:2", endpoint, 30)
+        assert await anext(heard) == Moved()
+    assert (await store.registered("", 30))[1] == {node: endpoint, "n:2": endpoint}
+    for each in (node, "n:2"):
+        await store.deregister(each, 30)
     assert await store.take([Wanted(name, 10**6, 1, 10**9, 1) for name in "ab"]) == [(1, 0)] * 2
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from control.policy.facts import RequestFacts
     from control.policy.snapshot import Snapshot
     from control.store import Store, Stored
+    from control.store_registry import Registration
 
 _PORTS = {"http": 80, "https": 443}
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # RFC 9110, 5.6.2
@@ -66,14 +67,17 @@ def explain(
         snapshot = _from_files(file)
     else:
 
-        async def read(store: "Store") -> "Stored":
-            return await store.read()
+        async def read(store: "Store") -> "tuple[Stored, dict[str, Registration]]":
+            return await store.read(), await store.registrations()
 
         from control.policy.snapshot import build
+        from control.store_registry import by_service
 
-        stored = target.run(read)
+        stored, registrations = target.run(read)
         try:
-            snapshot = build(stored.revision, stored.documents, now=time.time())
+            snapshot = build(
+                stored.revision, stored.documents, now=time.time(), registered=by_service(registrations)
+            )
         except PolicyErrors as errors:
             raise Failed(
                 *(str(problem) for problem in errors.problems),

@@ -12,16 +12,19 @@ from control.commands.options import Json, Mesh, Redis, target_of
 from control.commands.output import ago, counted, say, say_json, table, timestamp, warn
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from control.breakers import Ejected
     from control.store import Held, NodeReport, Store, Stored
     from control.store_identity import Refusal
+    from control.store_registry import Registration
 
 MOST_REFUSALS = 100
 """As many as are kept."""
 
 
 def status(context: typer.Context, as_json: Json = False, redis: Redis = None, mesh: Mesh = None) -> None:
-    """Show the live proxies and the revision each has in force.
+    """Show the live proxies, the revision each has in force, and the endpoints that are registered.
 
     AGE is the time since the proxy started, SEEN since its last report. A proxy
     that refused a revision or lags behind is shown, not an error of this
@@ -31,12 +34,15 @@ def status(context: typer.Context, as_json: Json = False, redis: Redis = None, m
     """
     target = target_of(context, redis, mesh)
 
-    async def read(store: "Store") -> "tuple[Stored, list[NodeReport], list[Refusal], dict[str, Held]]":
-        refusals = await store.refusals(MOST_REFUSALS)
-        return await store.read(), await store.nodes(), refusals, await store.canaries()
+    async def read(
+        store: "Store",
+    ) -> "tuple[Stored, list[NodeReport], list[Refusal], dict[str, Held], dict[str, Registration]]":
+        refusals, canaries = await store.refusals(MOST_REFUSALS), await store.canaries()
+        return await store.read(), await store.nodes(), refusals, canaries, await store.registrations()
 
-    stored, nodes, refusals, canaries = target.run(read)
+    stored, nodes, refusals, canaries, registrations = target.run(read)
     timed = timed_parts(stored)
+    endpoints = endpoints_data(registrations)
     nodes.sort(key=lambda node: (node.service, node.id))
     now = time.time()
     if as_json:
@@ -49,6 +55,7 @@ def status(context: typer.Context, as_json: Json = False, redis: Redis = None, m
                 "nodes": [node_data(node, stored.revision, now) for node in nodes],
                 "certificate_refusals": len(refusals),
                 "canaries": [each.data for each in under_way(canaries)],
+                "endpoints": endpoints,
             }
         )
         return
@@ -93,6 +100,19 @@ def status(context: typer.Context, as_json: Json = False, redis: Redis = None, m
     if ejected := [(node.id, each) for node in nodes for each in breakers_of(node)]:
         say("")
         table(("NODE", "SERVICE", "ENDPOINT", "BREAKER", "EJECTIONS"), [_row(*each) for each in ejected])
+    if endpoints:
+        say("")
+        registered = [
+            (
+                each["service"],
+                each["version"],
+                each["address"],
+                "yes" if each["mtls"] else "no",
+                *each["nodes"][:1],
+            )
+            for each in endpoints
+        ]
+        table(("ENDPOINTS OF", "VERSION", "ADDRESS", "MTLS", "NODE"), registered)
 
 
 def timed_parts(stored: "Stored") -> list[dict[str, Any]]:
@@ -128,6 +148,18 @@ def _errors(node: "NodeReport", now: float) -> str:
     """What is wrong with its policy, and with its certificate."""
     certificate = life_data(node, now)
     return "; ".join(each for each in (node.error, certificate["error"] if certificate else "") if each)
+
+
+def endpoints_data(registrations: "Mapping[str, Registration]") -> list[dict[str, Any]]:
+    """The endpoints that registered themselves, as JSON data; `nodes`: the proxies there, several with `--workers`."""
+    found: dict[tuple[str, str, str, bool], list[str]] = {}
+    for node, each in sorted(registrations.items()):
+        endpoint = each.endpoint
+        found.setdefault((each.service, endpoint.version, endpoint.address, endpoint.mtls), []).append(node)
+    return [
+        {"service": service, "version": version, "address": address, "mtls": mtls, "nodes": nodes}
+        for (service, version, address, mtls), nodes in sorted(found.items())
+    ]
 
 
 def node_data(node: "NodeReport", current: int, now: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from control.policy.addresses import host_claim
+from control.policy.destinations import OTHERS
 from control.policy.errors import Problem
 from control.policy.model import DEFAULT_VERSION, Policy
 from control.policy.places import Path, field_text, find
@@ -42,7 +43,7 @@ def of_policy(policy: Policy, file: str, data: Any = None, line: int | None = No
     """The claims of a sound document."""
     claims = Claims(policy.service, file, data, line)
     claims.hosts = [(host, ("hosts", index)) for index, host in enumerate(policy.hosts)]
-    claims.versions = tuple(policy.endpoints or ())
+    claims.versions = _versions(policy.endpoints or {})
     claims.destinations = [(name, ("to", name)) for name in policy.to or ()]
     if policy.mirror:
         claims.destinations.append((policy.mirror.to, ("mirror", "to")))
@@ -73,7 +74,7 @@ def of_data(data: Mapping[str, Any], file: str, line: int, *, whole: bool) -> Cl
     if isinstance(endpoints, list):
         claims.versions = (DEFAULT_VERSION,)
     else:
-        claims.versions = tuple(endpoints) if isinstance(endpoints, dict) else None
+        claims.versions = _versions(endpoints) if isinstance(endpoints, dict) else None
     claims.destinations = [*_names(data.get("to"), ("to",)), *_mirrored(data, ())]
     routes = data.get("routes")
     for index, route in enumerate(routes if isinstance(routes, list) else ()):
@@ -81,6 +82,11 @@ def of_data(data: Mapping[str, Any], file: str, line: int, *, whole: bool) -> Cl
             claims.destinations += _names(route.get("to"), ("routes", index, "to"))
             claims.destinations += _mirrored(route, ("routes", index))
     return claims
+
+
+def _versions(endpoints: Mapping[str, object]) -> tuple[str, ...] | None:
+    """None where proxies say which there are."""
+    return None if OTHERS in endpoints else tuple(endpoints)
 
 
 def sound(parse: Callable[[object], str], value: object) -> str | None:

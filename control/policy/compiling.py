@@ -181,8 +181,9 @@ def _place(route: Route) -> str:
 
 
 def _everything(service: str, tables: Tables, balancing_of: BalancingOf) -> tuple[Share, ...]:
-    endpoints = tables[service].get(None, ())
-    return (Share("", service, None, endpoints, 1.0, balancing_of(service)),) if endpoints else ()
+    endpoints = tables[service].get(None)
+    # Nobody may be registered yet: that is not the same as a service whose callers name the address.
+    return () if endpoints is None else (Share("", service, None, endpoints, 1.0, balancing_of(service)),)
 
 
 def _split(

@@ -1,15 +1,18 @@
 """Where requests go, as types: versions with weights, and the endpoints that serve them."""
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WrapValidator
 
 from control.policy.parts import Part, Written
 from control.policy.stickiness import Sticky
-from control.policy.values import ADDRESS_SCHEMA, Address, VersionName, Weight, distinct, version_name
+from control.policy.values import ADDRESS_SCHEMA, Address, VersionName, Weight, distinct, named, version_name
 
 DEFAULT_VERSION = "default"
+OTHERS = "*"
+"""Instead of a version: all that are registered and not listed."""
+_AUTO = "auto"
 
 
 def _to(value: object) -> object:
@@ -65,10 +68,26 @@ def _endpoint(value: object) -> object:
     return {"address": value} if isinstance(value, str) else value
 
 
+AUTO: tuple[Endpoint, ...] = ()
+"""Instead of endpoints: those that register themselves."""
+
+
+def _version(value: object) -> str:
+    return OTHERS if value == OTHERS else named(value)
+
+
+def _auto(value: object, read: Callable[[object], tuple[Endpoint, ...]]) -> tuple[Endpoint, ...]:
+    return AUTO if value == _AUTO else read(value)
+
+
+def _written(endpoints: tuple[Endpoint, ...]) -> Any:
+    return [endpoint.document() for endpoint in endpoints] if endpoints else _AUTO
+
+
 def _addresses(value: object) -> object:
     if isinstance(value, (list, tuple)) and value:
         return value
-    raise ValueError("write a list of addresses, such as [10.0.0.1:8080]")
+    raise ValueError("write a list of addresses, such as [10.0.0.1:8080], or auto")
 
 
 def _some_weight(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
@@ -85,15 +104,28 @@ Endpoints = Annotated[
     Field(min_length=1, strict=False),
     BeforeValidator(_addresses),
     AfterValidator(_some_weight),
+    WrapValidator(_auto),
+    PlainSerializer(_written),
+    Written(
+        "a list of addresses such as [10.0.0.1:8080], or auto for those that register themselves",
+        short=({"const": _AUTO},),
+    ),
+]
+Version = Annotated[
+    str, BeforeValidator(_version), Written('a version, such as v2, or "*" for all that are not listed')
 ]
 
 
 def endpoints_short(value: object) -> object:
-    """A list of addresses alone is the version `default`."""
+    """A list of addresses alone is the version `default`; `auto` alone is all versions that are registered."""
     if isinstance(value, (list, tuple)):
         return {DEFAULT_VERSION: value}
+    if value == _AUTO:
+        return {OTHERS: value}
     if isinstance(value, Mapping) and not value:
         raise ValueError(
             "write at least one version; without endpoints the address that the caller named is dialled"
         )
+    if isinstance(value, Mapping) and value.get(OTHERS, _AUTO) not in (_AUTO, AUTO):
+        raise ValueError('"*" stands for versions that are registered: write "*": auto, or name the version')
     return value

@@ -161,6 +161,7 @@ def _first_named(name: str, items: list[Any]) -> Iterator[tuple[str, Any]]:
 def _share_text(share: dict[str, Any]) -> str:
     pairs = zip(share["endpoints"], share["endpoint_shares"], strict=True)
     endpoints = ", ".join(f"{address} {100 * part:.4g} %" for address, part in pairs)
+    endpoints = endpoints or "no endpoint is registered: 503 UH"
     text = f"{share['version'] or 'all versions'} {100 * share['share']:.4g} %: {endpoints}"
     if "sticky" in share:
         text += "; this user's"

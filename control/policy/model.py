@@ -15,7 +15,14 @@ from control.policy.actions import AccessLog, HeaderOperations, Respond, access_
 from control.policy.addresses import split_host_port
 from control.policy.circuit_breakers import CircuitBreaker, Limits
 from control.policy.conditions import BodyMatch, Match, Matcher, Matches, PathMatch, StringMatch
-from control.policy.destinations import DEFAULT_VERSION, Destination, Endpoint, Endpoints, endpoints_short
+from control.policy.destinations import (
+    DEFAULT_VERSION,
+    Destination,
+    Endpoint,
+    Endpoints,
+    Version,
+    endpoints_short,
+)
 from control.policy.fault_parts import Abort, Delay, Fault, Normal, since_needs_for
 from control.policy.load_balancers import HashBalancer, HashKey, LoadBalancer
 from control.policy.mirrors import Mirror, MirrorField, no_mirror_for_all
@@ -31,7 +38,6 @@ from control.policy.values import (
     DEFAULTS_SERVICE,
     Duration,
     HostClaim,
-    Name,
     SomeTime,
     route_name,
     service_name,
@@ -178,17 +184,17 @@ class Policy(Destination, Settings):
     ] = Field((), description="hosts it answers to besides its name")
     endpoints: (
         Annotated[
-            dict[Name, Endpoints],
+            dict[Version, Endpoints],
             BeforeValidator(endpoints_short),
             Written(
-                "a list of addresses such as [10.0.0.1:8080], or a mapping of versions to such lists",
+                "a list of addresses such as [10.0.0.1:8080], auto, or a mapping of versions to either",
                 alone="additionalProperties",
             ),
         ]
         | None
     ) = Field(
         None,
-        description="addresses by version; a list alone is the version `default`; none: the address that the caller named is dialled",
+        description="addresses by version; a list alone is the version `default`; `auto`: those of proxies that stand in front of the service and register themselves; none: the address that the caller named is dialled",
     )
     load_balancer: LoadBalancer | None = Field(
         None, description="which endpoint of a version gets a request; default: round_robin"

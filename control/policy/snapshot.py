@@ -12,7 +12,7 @@ from control.policy.compiling import (
     compile_unclaimed,
     reached,
 )
-from control.policy.endpoints import Endpoint, EndpointTable, compile_endpoints
+from control.policy.endpoints import NOBODY, Endpoint, EndpointTable, Registry, compile_endpoints, registers
 from control.policy.errors import PolicyErrors, Problem
 from control.policy.expiring import NEVER_BEGUN, next_end
 from control.policy.hosts import HostIndex
@@ -30,6 +30,7 @@ class Snapshot:
 
     `texts` and `policies` are the documents it was made from, `"*"` included, with what has expired. `ends`: service -> when
     the next part of its document expires, in seconds since the epoch; `expires`: the first of these moments, None: nothing will.
+    `registered` are the endpoints that registered themselves, `registering` the services of which it used those.
     """
 
     __slots__ = (
@@ -40,6 +41,8 @@ class Snapshot:
         "hosts",
         "policies",
         "reaches",
+        "registered",
+        "registering",
         "revision",
         "services",
         "tables",
@@ -59,6 +62,8 @@ class Snapshot:
         tables: Mapping[str, EndpointTable],
         reaches: Mapping[str, frozenset[str]],
         ends: Mapping[str, float],
+        registered: Registry = NOBODY,
+        registering: frozenset[str] = frozenset(),
     ) -> None:
         self.revision = revision
         self.texts = texts
@@ -71,6 +76,8 @@ class Snapshot:
         self.reaches = reaches
         self.ends = ends
         self.expires = min(ends.values(), default=None)
+        self.registered = registered
+        self.registering = registering
         # (host, port) -> the service that claims it, or None. Bound here: one call less for each request.
         self.find = hosts.find
 
@@ -89,8 +96,11 @@ def build(
     documents: Mapping[str, str],
     previous: Snapshot | None = None,
     now: float = NEVER_BEGUN,
+    registered: Registry | None = None,
 ) -> Snapshot:
     """The snapshot of these documents (service -> normalized JSON text) at `now`, in seconds since the epoch.
+
+    `registered` None: as before.
 
     With a `previous` one, only what changed is read and compiled; a service whose document, `"*"` and reached services are
     the same is the same object. Raises PolicyErrors with every problem of the changed documents and what they break.
@@ -99,13 +109,18 @@ def build(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return _build(revision, documents, EMPTY if previous is None else previous, now)
+        before = EMPTY if previous is None else previous
+        return _build(
+            revision, documents, before, now, before.registered if registered is None else registered
+        )
     finally:
         if collecting:
             gc.enable()
 
 
-def _build(revision: int, documents: Mapping[str, str], before: Snapshot, now: float) -> Snapshot:
+def _build(
+    revision: int, documents: Mapping[str, str], before: Snapshot, now: float, registered: Registry
+) -> Snapshot:
     changed = [service for service, text in documents.items() if before.texts.get(service) != text]
     removed = [service for service in before.texts if service not in documents]
     read = _read(changed, documents)
@@ -129,9 +144,15 @@ def _build(revision: int, documents: Mapping[str, str], before: Snapshot, now: f
         reaches.pop(service, None)
         if names := reached(policy):
             reaches[service] = names
-    for service in renewed:
-        tables[service] = compile_endpoints(policies[service], mode(policies[service].mtls, mtls))
-    touched = {*changed, *removed}
+    registering = (before.registering - {*changed, *removed}) | {
+        service for service, policy in read.items() if registers(policy)
+    }
+    moved = {service for service in registering if before.registered.get(service) != registered.get(service)}
+    for service in renewed | moved:
+        tables[service] = compile_endpoints(
+            policies[service], mode(policies[service].mtls, mtls), registered.get(service, ())
+        )
+    touched = {*changed, *removed, *moved}
     reaching = {service for service, names in reaches.items() if not names.isdisjoint(touched)}
     _check(read, kept, reaches, reaching, before.hosts)
 
@@ -150,7 +171,7 @@ def _build(revision: int, documents: Mapping[str, str], before: Snapshot, now: f
         unknown = None if refuse else compile_unclaimed(defaults)
         affected = policies
     else:
-        affected = {*changed, *reaching, *lapsed}
+        affected = {*changed, *moved, *reaching, *lapsed}
 
     balancing_of = balancing_in(policies)
     compiled = {
@@ -163,7 +184,18 @@ def _build(revision: int, documents: Mapping[str, str], before: Snapshot, now: f
     gone = [before.policies[service] for service in (*compiled, *removed) if service in before.services]
     hosts = before.hosts.changed(gone, ((policies[service], new) for service, new in compiled.items()))
     return Snapshot(
-        revision, dict(documents), policies, services, unknown, hosts, defaults, tables, reaches, ends
+        revision,
+        dict(documents),
+        policies,
+        services,
+        unknown,
+        hosts,
+        defaults,
+        tables,
+        reaches,
+        ends,
+        registered,
+        registering,
     )
 
 

@@ -16,7 +16,7 @@ DEFAULTS_SERVICE = "*"
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?", re.ASCII)
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 _HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
-_MOST_WEIGHT = 10**9
+MOST_WEIGHT = 10**9
 # A policy that could set these could make one message look like two (RFC 9112, 11.2).
 _FRAMING = frozenset(
     {"connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
@@ -91,9 +91,9 @@ def _status(value: object) -> int:
 
 
 def _weight(value: object) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _MOST_WEIGHT:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= MOST_WEIGHT:
         return value
-    raise ValueError(f"write a weight as a number from 0 to {_MOST_WEIGHT}")
+    raise ValueError(f"write a weight as a number from 0 to {MOST_WEIGHT}")
 
 
 def version_name(value: object) -> str:
@@ -194,7 +194,7 @@ Weight = Annotated[
     float,
     BeforeValidator(_weight),
     PlainSerializer(_number, return_type=int | float),
-    Written("a number of at least 0", {"type": "number", "minimum": 0, "maximum": _MOST_WEIGHT}),
+    Written("a number of at least 0", {"type": "number", "minimum": 0, "maximum": MOST_WEIGHT}),
 ]
 Status = Annotated[
     int,
