@@ -48,7 +48,9 @@ class Seen:
 
 
 def lower(fields) -> list[tuple[bytes, bytes]]:
-    return [(bytes(name).lower(), bytes(value).strip(b" \t")) for name, value in fields or ()]
+    """As the two can be compared: h11 spells what it understood of an encoding in lower case."""
+    found = [(bytes(name).lower(), bytes(value).strip(b" \t")) for name, value in fields or ()]
+    return [(name, value.lower() if name == b"transfer-encoding" else value) for name, value in found]
 
 
 def ours(parts: list[bytes]) -> list[Seen]:

@@ -5,6 +5,7 @@ import logging
 import sys
 import types
 from collections.abc import Awaitable, Callable
+from types import CoroutineType
 from typing import Any
 
 from mitmproxy import addonmanager, exceptions
@@ -61,7 +62,7 @@ class HookTable(Hooks):
     def __init__(self, manager: Manager) -> None:
         self.manager = manager
         self._hooks: dict[str, tuple[Hook, ...]] = {}
-        self._lookup: Watched = Watched()
+        self.watched: Watched = Watched()
         self._seen = -1
         self._subjects = _Subjects(self, lambda hook: True)
         self.engine = NarrowedHooks(self, is_for_the_engine, _Subjects(self, is_for_the_engine))
@@ -70,18 +71,18 @@ class HookTable(Hooks):
     def refresh(self) -> None:
         """Forget what was compiled, in every table of this manager."""
         self._renew()
-        self._lookup.changes += 1
+        self.watched.changes += 1
 
     def _renew(self) -> None:
         self._hooks = {}
         lookup = self.manager.lookup
         if not isinstance(lookup, Watched):
             lookup = self.manager.lookup = Watched(lookup)
-        self._lookup = lookup
+        self.watched = lookup
         self._seen = lookup.changes
 
     def find(self, name: str) -> tuple[Hook, ...]:
-        lookup = self._lookup
+        lookup = self.watched
         if lookup is not self.manager.lookup or lookup.changes != self._seen:
             self._renew()
         hooks = self._hooks.get(name)
@@ -130,21 +131,29 @@ class NarrowedHooks(Hooks):
         return hooks
 
     def run(self, name: str, *args: Any) -> Awaitable[None] | None:
-        # As above, and as `find`: this is called several times for every request.
+        # As above, all in one: this is called several times for every request.
         lookup = self._lookup
         if lookup is not self._table.manager.lookup or lookup.changes != self._seen:
             self._renew()
         hooks = self._hooks.get(name)
         if hooks is None:
             hooks = self.find(name)
-        return _run(hooks, 0, args) if hooks else None
+        for following, hook in enumerate(hooks, 1):
+            try:
+                result = hook(*args)
+            except exceptions.AddonHalt:
+                return None
+            except Exception:
+                _log("run")
+            else:
+                if result is not None:
+                    return _follow(result, hooks, following, args)
+        return None
 
     def _renew(self) -> None:
         self._table.find("update")  # which compiles it again if need be
-        lookup = self._table.manager.lookup
-        assert isinstance(lookup, Watched)
-        self._lookup = lookup
-        self._seen = lookup.changes
+        self._lookup = self._table.watched
+        self._seen = self._lookup.changes
         self._hooks.clear()
         self._behind.clear()
         self.updates = bool(self.find("update"))
@@ -200,15 +209,21 @@ def _run(hooks: tuple[Hook, ...], start: int, args: tuple[Any, ...]) -> Awaitabl
         except Exception:
             _log("_run")
         else:
-            if result is None:
-                continue
-            if isinstance(result, NarrowedHooks):
-                return _run(result.behind(hooks, index), 0, args)
-            if inspect.isawaitable(result):
-                if needs_task(hooks[index]):
-                    result = isolated(result)
-                return _wait(result, hooks, index + 1, args)
+            if result is not None:
+                return _follow(result, hooks, index + 1, args)
     return None
+
+
+def _follow(result: Any, hooks: tuple[Hook, ...], following: int, args: Any) -> Awaitable[None] | None:
+    """Go on with the event after a hook that has returned something."""
+    if isinstance(result, NarrowedHooks):
+        return _run(result.behind(hooks, following - 1), 0, args)
+    # A coroutine is one without being asked, and most often it is one.
+    if type(result) is CoroutineType or inspect.isawaitable(result):
+        if needs_task(hooks[following - 1]):
+            result = isolated(result)
+        return _wait(result, hooks, following, args)
+    return _run(hooks, following, args)
 
 
 async def _wait(
