@@ -8,6 +8,7 @@ from tests.cli import Mitmesh, mitmesh_fixture  # noqa: F401
 from tests.mesh_process import LANES, Client, Mesh, Proxy, World, running
 from tests.upstream import Upstream, saying
 
+pytestmark = pytest.mark.timeout(180)
 USERS = [f"user-{number}" for number in range(60)]
 
 
