@@ -120,7 +120,7 @@ for i, key in ipairs(KEYS) do
   level = level + granted * cost
   if granted > 0 then
     redis.call('HSET', key, 'level', string.format('%.0f', level), 'at', string.format('%.0f', now))
-    redis.call('PEXPIRE', key, string.format('%.0f', math.ceil(level / rate / 1000) + 1000))
+    redis.call('PEXPIRE', key, string.format('%.0f', math.min(math.ceil(level / rate / 1000), 1e14) + 1000))
   end
   local wait = 0
   if granted < count then wait = math.ceil((level + cost - capacity) / rate) end

@@ -48,6 +48,10 @@ def told(text: str, service: str = "web") -> list[str]:
             "test.yaml:4: web: routes[0].redirect: answers every request, so to, retry do nothing beside it",
         ),
         ("respond: {}\nrewrite: {path: /x}", "test.yaml:2: web: respond: answers every request, so rewrite does nothing"),
+        (
+            "cors: {allow_origins: 'https://a.example', allow_credentials: true, allow_headers: ['*']}",
+            "test.yaml:2: web: cors.allow_headers: with allow_credentials browsers take * for a name",
+        ),
         ("retry: {attempts: 1, on: [5xx]}", "test.yaml:2: web: retry.attempts: one try is no retry, so on does nothing"),
         (
             "to: {a: 1, b: 1}\nsticky: {cookie: my cookie}",

@@ -1,8 +1,11 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control.policy.errors import PolicyErrors
 from control.policy.headers import compile_headers
 from control.policy.model import HeaderOperations
+from control.policy.reading import read_bytes
 
 NAMES = st.sampled_from(["a", "b", "c"])
 Fields = list[tuple[bytes, bytes]]
@@ -43,3 +46,11 @@ def test_names_ignore_case_and_values_are_utf_8() -> None:
 def test_an_edit_that_only_adds_leaves_the_rest_as_it_is() -> None:
     edit = compile_headers(HeaderOperations.model_validate({"add": {"x-a": "2"}}))
     assert edit.apply(((b"X-A", b"1"),)) == ((b"X-A", b"1"), (b"x-a", b"2"))
+
+
+def test_a_request_never_gets_a_second_host() -> None:
+    with pytest.raises(PolicyErrors) as caught:
+        read_bytes(b"service: web\nrequest_headers: {add: {Host: other}}", "f")
+    assert str(caught.value) == (
+        "f:2: web: request_headers.add.Host: a request has one Host: write rewrite: {host: ...} for another one"
+    )

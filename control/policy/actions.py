@@ -1,10 +1,11 @@
 """What a policy does to requests and answers, as types: header edits, own answers, the access log."""
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from control.policy.parts import Part, Written
+from control.policy.parts import Broken, Part, Written
 from control.policy.values import HeaderName, Headers, Percent, Status
 
 
@@ -18,6 +19,13 @@ class HeaderOperations(Part):
     remove: Annotated[
         tuple[HeaderName, ...], Field(strict=False), Written("a list of header names, such as [cookie]")
     ] = Field((), description="drop the header")
+
+    @classmethod
+    def rules(cls, given: Mapping[str, Any]) -> Iterator[Broken]:
+        added = given.get("add")
+        for name in added if isinstance(added, Mapping) else ():
+            if isinstance(name, str) and name.lower() == "host":
+                yield ("add", name), "a request has one Host: write rewrite: {host: ...} for another one"
 
 
 class Respond(Part):

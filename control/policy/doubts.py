@@ -148,6 +148,16 @@ def _origins(policy: Policy) -> Iterator[Doubt]:
                 )
 
 
+def _stars(policy: Policy) -> Iterator[Doubt]:
+    for path, level in _levels(policy):
+        if level.cors is None or not level.cors.allow_credentials:
+            continue
+        for field in ("allow_methods", "allow_headers", "expose_headers"):
+            if "*" in getattr(level.cors, field):
+                message = "with allow_credentials browsers take * for a name and not for all: list the names"
+                yield (*path, "cors", field), message
+
+
 def _cookies(policy: Policy) -> Iterator[Doubt]:
     for path, level in _levels(policy):
         name = None if level.sticky is None else level.sticky.cookie
@@ -169,5 +179,6 @@ _DOUBTS: tuple[Callable[[Policy], Iterator[Doubt]], ...] = (
     _unreached,
     _faults,
     _origins,
+    _stars,
     _cookies,
 )
