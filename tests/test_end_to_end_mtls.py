@@ -358,3 +358,33 @@ def test_a_policy_acts_on_the_next_connection(front):
             front.curl(path, front.web)
     finally:
         front.apply(STRICT)
+
+
+@pytest.mark.parametrize("lane", [LANES[1], LANES[2]])
+def test_another_certificate_and_other_roots_are_for_the_next_connection(lane, tmp_path):
+    with InFront(tmp_path, lane).running() as front:
+        front.apply(STRICT)
+        with socket.create_connection(("127.0.0.1", front.port), timeout=PATIENCE) as plain:
+            with front.web.client().wrap_socket(plain) as secure:
+
+                def ask() -> None:
+                    path = next(front.paths)
+                    secure.sendall(f"GET {path} HTTP/1.1\r\nHost: reviews\r\n\r\n".encode())
+                    assert b"hello" in answer_of(secure)
+                    assert front.arrived(path)
+
+                ask()
+                before = secure.getpeercert(binary_form=True)
+                others = Identities(tmp_path / "others")
+                others.authority.issue("reviews").write(front.own.folder)
+
+                def is_renewed() -> bool:
+                    with contextlib.suppress(OSError):
+                        return front.python(next(front.paths), others.of("web")).endswith(b"hello")
+                    return False
+
+                eventually(is_renewed)
+                ask()
+                assert secure.getpeercert(binary_form=True) == before
+        with front.refusing("signed by no root") as path:
+            front.curl(path, front.web)

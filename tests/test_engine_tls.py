@@ -279,6 +279,21 @@ async def test_a_session_is_kept_and_resumed(authority):
         assert far.layer.tls.session_reused
 
 
+@on_both_loops
+async def test_a_server_that_refuses_the_client_in_tls_1_3_is_told_of(authority):
+    server = serving(authority)
+    server.context.verify_mode = ssl.CERT_REQUIRED
+    seen: list[Exception] = []
+    client = calling(authority, keep=lambda session: None, refused=seen.append)
+    async with joined(server, client) as (near, far):
+        assert near.told.result() is None
+        assert isinstance(far.told.result(), ssl.SSLError)
+        async with asyncio.timeout(WITHIN):
+            error = await near.protocol.lost
+        assert "alert certificate required" in str(error)
+        assert len(seen) == 1
+
+
 # By the client
 
 

@@ -181,6 +181,12 @@ class TlsLayer(asyncio.Protocol, TlsTransport):
             self._reading = False
         self._flush()
 
+    def _break_off(self, error: ssl.SSLError) -> None:
+        if self._keep is not None and self._refused is not None:
+            # In TLS 1.3 a server looks at the certificate when the client is done, and says by an alert what it thinks.
+            self._refused(error)
+        super()._break_off(error)
+
     def _keep_session(self) -> None:
         keep, self._keep = self._keep, None
         if keep is not None and (session := self.tls.session) is not None:
