@@ -14,6 +14,7 @@ from mitmproxy.addonmanager import Loader
 
 from addons.certificate_options import identity_of_folder, join_token, stamp
 from addons.policy_feed import default_node
+from addons.redis_options import redis_url
 from control.identity.bundles import fingerprints
 from control.identity.enrolment import Enrolment
 from control.identity.identity import Identity
@@ -87,7 +88,7 @@ class Certificates:
             # On Python 3.11 a cancellation that meets redis-py while it sends is lost; then this ends it.
             while self._task is asyncio.current_task():
                 if store is None and (self._enrolment or self._trust):
-                    store = Store(ctx.options.mesh_redis, ctx.options.mesh_name)
+                    store = Store(redis_url(), ctx.options.mesh_name)
                 try:
                     if store is not None:
                         await self.look(store)

@@ -14,6 +14,7 @@ from pathlib import Path
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
+from addons import redis_options
 from addons.answers import own_answer
 from addons.caller import identify
 from addons.ending import closing
@@ -25,13 +26,12 @@ from addons.policy_keys import verifier_of
 from addons.policy_sync import PolicySync
 from addons.reports import Reports
 from control.policy.snapshot import Snapshot
-from control.store import NodeReport, Store, StoreError
+from control.store import NodeReport, Store
 
 logger = logging.getLogger("mesh.policy_feed")
 
-DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
-_RESTART = {"mesh_redis", "mesh_name", "mesh_node", "mesh_cache", "mesh_policy_key"}
+_RESTART = {*redis_options.REDIS_OPTIONS, "mesh_name", "mesh_node", "mesh_cache", "mesh_policy_key"}
 
 
 # Of the process, not of an instance: when mesh.py is edited, its addons are made anew and this module is not.
@@ -53,7 +53,7 @@ def release() -> str:
 
 
 class PolicyFeed:
-    """Options: mesh_redis, mesh_name, mesh_service, mesh_node, mesh_cache, mesh_policy_key, mesh_inbound."""
+    """Options: mesh_redis..., mesh_name, mesh_service, mesh_node, mesh_cache, mesh_policy_key, mesh_inbound."""
 
     def __init__(self) -> None:
         self.sync: PolicySync | None = None
@@ -71,10 +71,7 @@ class PolicyFeed:
         """The ports of mesh_inbound."""
 
     def load(self, loader: Loader) -> None:
-        redis = os.environ.get("MITMESH_REDIS", DEFAULT_REDIS)
-        mesh = os.environ.get("MITMESH_NAME", "mesh")
-        loader.add_option("mesh_redis", str, redis, "Redis that holds the mesh's policy, as a URL.")
-        loader.add_option("mesh_name", str, mesh, "The mesh whose policy is read.")
+        redis_options.add_options(loader)
         loader.add_option("mesh_service", str, "", "The service that this proxy stands for.")
         loader.add_option("mesh_node", str, "", "This proxy's name in `mitmesh status`.")
         loader.add_option(
@@ -104,11 +101,8 @@ class PolicyFeed:
             raise exceptions.OptionsError(f"mesh_inbound: {error}") from None
         if "mesh_policy_key" in updated:
             verifier_of(options.mesh_name, options.mesh_policy_key)
-        if "mesh_redis" in updated:
-            try:
-                Store(options.mesh_redis)
-            except StoreError as error:
-                raise exceptions.OptionsError(f"mesh_redis: {error}") from None
+        if updated & redis_options.REDIS_OPTIONS:
+            redis_options.check()
         self.service = options.mesh_service.lower()
         if options.mesh_node:
             self.node = options.mesh_node
@@ -125,11 +119,12 @@ class PolicyFeed:
         if self._task is not None:
             return
         options = ctx.options
-        self._store = Store(options.mesh_redis, options.mesh_name)
+        redis_options.warn()
+        self._store = Store(redis_options.redis_url(), options.mesh_name)
         cache = Path(options.mesh_cache).expanduser() if options.mesh_cache else None
         hooks = HookTable(ctx.master.addons)
         last = _last[2] if _last and _last[:2] == (options.mesh_redis, options.mesh_name) else None
-        self._of = (options.mesh_redis, options.mesh_name, self.node)
+        self._of = (redis_options.redis_url(), options.mesh_name, self.node)
         self.sync = PolicySync(
             self._store,
             self._describe,

@@ -36,7 +36,7 @@ from control.commands import (
     watch,
 )
 from control.commands.failure import Failed
-from control.commands.options import Mesh, PolicyKey, Redis, Target
+from control.commands.options import Mesh, PolicyKey, Redis, RedisCa, RedisCert, RedisKey, Target
 from control.commands.output import remark
 from control.policy.errors import PolicyErrors
 
@@ -83,12 +83,16 @@ def before(
     context: typer.Context,
     redis: Redis = None,
     mesh: Mesh = None,
+    redis_ca: RedisCa = None,
+    redis_cert: RedisCert = None,
+    redis_key: RedisKey = None,
     policy_key: PolicyKey = None,
     _: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="as the command `version`")
     ] = False,
 ) -> None:
-    context.obj = Target(redis, mesh, policy_key)
+    files = {"ca": redis_ca, "cert": redis_cert, "key": redis_key}
+    context.obj = Target(redis, mesh, policy_key, {name: file for name, file in files.items() if file})
 
 
 def main(argv: list[str] | None = None) -> int:

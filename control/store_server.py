@@ -6,8 +6,9 @@ A URL names one server, a service that Sentinels watch, or a Cluster.
 import os
 import re
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 REMEDY = "write redis://, rediss:// or unix:// and an address, such as redis://127.0.0.1:6379/0"
 
@@ -78,6 +79,26 @@ def host_of(url: str) -> tuple[str, int] | None:
         return target.hosts[0]
     parts = urlsplit(target.plain)
     return (parts.hostname, parts.port or 6379) if parts.hostname else None
+
+
+TLS_FILES = {"ca": "ssl_ca_certs", "cert": "ssl_certfile", "key": "ssl_keyfile"}
+
+
+def with_tls_files(url: str, files: Mapping[str, str]) -> str:
+    """The URL with these files in it, as redis-py names them; what it names itself stays.
+
+    files: of TLS_FILES' names those that are given, `cert` and `key` being the client's. Raises ValueError with one
+    sentence for files without TLS.
+    """
+    given = {TLS_FILES[name]: file for name, file in files.items() if file}
+    if not given:
+        return url
+    if not url.startswith("rediss"):
+        raise ValueError("certificates are for a Redis with TLS: write rediss://")
+    if "ssl_keyfile" in given and "ssl_certfile" not in given and "ssl_certfile=" not in url:
+        raise ValueError("a client's key needs its certificate, too")
+    new = [f"{name}={quote(file)}" for name, file in given.items() if f"{name}=" not in url]
+    return f"{url}{'&' if '?' in url else '?'}{'&'.join(new)}" if new else url
 
 
 def _port(address: str, default: int) -> tuple[str, int]:

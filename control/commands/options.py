@@ -4,8 +4,8 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -28,6 +28,19 @@ Redis = Annotated[
 Mesh = Annotated[
     str | None,
     typer.Option("--mesh", metavar="NAME", help=f"the mesh in that Redis (MITMESH_NAME, {DEFAULT_MESH})"),
+]
+RedisCa = Annotated[
+    str | None,
+    typer.Option(
+        "--redis-ca", metavar="FILE", help="CA of a rediss:// server's certificate (MITMESH_REDIS_CA)"
+    ),
+]
+RedisCert = Annotated[
+    str | None,
+    typer.Option("--redis-cert", metavar="FILE", help="certificate to show to it (MITMESH_REDIS_CERT)"),
+]
+RedisKey = Annotated[
+    str | None, typer.Option("--redis-key", metavar="FILE", help="that one's key (MITMESH_REDIS_KEY)")
 ]
 PolicyKey = Annotated[
     str | None,
@@ -61,10 +74,24 @@ class Target:
     given_redis: str | None
     given_mesh: str | None
     given_policy_key: str | None = None
+    given_tls: Mapping[str, str] = field(default_factory=dict)
+    """Files by the names of store_server.TLS_FILES."""
 
     @property
     def redis(self) -> str:
         return self.given_redis or os.environ.get("MITMESH_REDIS") or DEFAULT_REDIS
+
+    @property
+    def redis_with_tls(self) -> str:
+        """The URL with the files of TLS. Those of the environment are for TLS alone."""
+        from control.store_server import TLS_FILES, with_tls_files
+
+        said = {name: os.environ.get(f"MITMESH_REDIS_{name.upper()}", "") for name in TLS_FILES}
+        files = {**(said if self.redis.startswith("rediss") else {}), **self.given_tls}
+        try:
+            return with_tls_files(self.redis, files)
+        except ValueError as error:
+            raise usage(f"--redis-{next(iter(self.given_tls), 'key')}: {error}") from None
 
     @property
     def mesh(self) -> str:
@@ -99,7 +126,7 @@ class Target:
         from control.store import Store, StoreError
 
         async def opened() -> T:
-            store = Store(self.redis, self.mesh)
+            store = Store(self.redis_with_tls, self.mesh)
             store.signer = self.signer()
             try:
                 with _insistent_interrupt():

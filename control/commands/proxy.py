@@ -92,6 +92,7 @@ def proxy(
     target = target_of(context, redis, mesh)
     own = {
         "mesh_redis": target.given_redis or "",
+        **{f"mesh_redis_{name}": file for name, file in target.given_tls.items()},
         "mesh_name": target.mesh if target.given_mesh else "",
         "mesh_service": service,
         "mesh_node": node,
