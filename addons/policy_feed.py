@@ -123,7 +123,7 @@ class PolicyFeed:
         self._store = Store(redis_options.redis_url(), options.mesh_name)
         cache = Path(options.mesh_cache).expanduser() if options.mesh_cache else None
         hooks = HookTable(ctx.master.addons)
-        last = _last[2] if _last and _last[:2] == (options.mesh_redis, options.mesh_name) else None
+        last = _last[2] if _last and _last[:2] == (redis_options.redis_url(), options.mesh_name) else None
         self._of = (redis_options.redis_url(), options.mesh_name, self.node)
         self.sync = PolicySync(
             self._store,
@@ -151,7 +151,11 @@ class PolicyFeed:
             global _last
             _last = (*self._of[:2], self.sync.snapshot)
         if goodbye and self.sync is not None and self.sync.connected:
-            self._say_goodbye()
+            if stopping():
+                _say_goodbye(*self._of)
+            else:
+                # Not sooner: a report that is on its way would come after it.
+                task.add_done_callback(partial(_say_goodbye, *self._of))
 
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """Pin the snapshot. Right after the start it waits for the first policy instead of refusing."""
@@ -213,9 +217,9 @@ class PolicyFeed:
             extra=self.reports.ask(),
         )
 
-    def _say_goodbye(self) -> None:
-        url, mesh, node = self._of
-        farewell(url, mesh, lambda store: store.forget(node))
+
+def _say_goodbye(url: str, mesh: str, node: str, _: object = None) -> None:
+    farewell(url, mesh, lambda store: store.forget(node))
 
 
 def _port(text: str) -> int:

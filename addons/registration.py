@@ -14,6 +14,7 @@ from addons.endpoint_sync import BEAT, LIFE
 from addons.farewell import farewell
 from addons.own_stack import stopping
 from addons.policy_feed import PolicyFeed
+from addons.redis_options import REDIS_OPTIONS, redis_url
 from control.policy.addresses import address
 from control.policy.destinations import DEFAULT_VERSION
 from control.policy.endpoints import Registered
@@ -67,14 +68,14 @@ class Registration:
             raise exceptions.OptionsError(
                 f"mesh_advertise: {error}, got {options.mesh_advertise!r}"
             ) from None
-        if self._task is not None and updated & {"mesh_redis", "mesh_name", "mesh_node"}:
+        if self._task is not None and updated & {*REDIS_OPTIONS, "mesh_name", "mesh_node"}:
             self._leave()
             self.running()
 
     def running(self) -> None:
         if self._task is None:
             options = ctx.options
-            self._of = options.mesh_redis, options.mesh_name, self._feed.node
+            self._of = redis_url(), options.mesh_name, self._feed.node
             self._task = asyncio.get_running_loop().create_task(self._run(), name="mesh registration")
 
     def done(self) -> None:
