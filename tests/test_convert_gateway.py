@@ -403,6 +403,29 @@ def test_a_match_that_cannot_be_kept_takes_its_rule_away_and_nothing_else() -> N
     assert goes_to(documents, "GET", "a.x/b") == 500
 
 
+@pytest.mark.parametrize("match", ["{path: 5}", "{later: {x: y}}", "{headers: {x: y}}", "{method: 5}", "5"])
+def test_a_match_that_is_not_understood_is_left_out_rather_than_widened(match: str) -> None:
+    found = converted(
+        route(f"""
+            hostnames: [a.x]
+            rules:
+            - matches: [{match}, {{path: {{value: /b}}}}]
+              backendRefs: [{{name: a, port: 1}}]
+        """)
+    )
+    assert [each for each in found.report.lost if "so the match is left out" in each.message]
+    documents = {document.policy.service: document.policy for document in found.documents}
+    assert goes_to(documents, "GET", "a.x/") == 404
+    assert goes_to(documents, "GET", "a.x/b") == {"a": 100}
+
+
+def test_matches_that_are_no_list_match_nothing() -> None:
+    found = converted(route("{hostnames: [a.x], rules: [{matches: 5, backendRefs: [{name: a, port: 1}]}]}"))
+    assert len(found.report.lost) == 1
+    (document,) = found.documents
+    assert goes_to({"a.x": document.policy}, "GET", "a.x/") == 404
+
+
 def test_what_is_not_about_requests_is_passed_over_and_what_is_unknown_named() -> None:
     text = """
         {apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: g}, spec: {}}

@@ -255,6 +255,15 @@ def test_a_prefix_that_is_rewritten_is_of_whole_segments_here_and_that_is_said()
     assert goes_to(documents, "GET", "reviews/ratingsfoo") == 404
 
 
+@pytest.mark.parametrize("match", ["{uri: 5}", "{later: {x: y}}", "{ignoreUriCase: 1}", "5"])
+def test_a_match_that_is_not_understood_is_left_out_rather_than_widened(match: str) -> None:
+    found = converted(acting(f"{{match: [{match}, {{uri: {{exact: /b}}}}], {TO}}}"))
+    assert [each for each in found.report.lost if "so the match is left out" in each.message]
+    documents = {document.policy.service: document.policy for document in found.documents}
+    assert goes_to(documents, "GET", "reviews/") == 404
+    assert goes_to(documents, "GET", "reviews/b") == {"reviews": 100}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

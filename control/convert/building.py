@@ -52,12 +52,15 @@ class Draft:
             unique, number = f"{name[:90]} ({number})", number + 1
         self.routes.append({"name": unique, **data})
 
-    def end_routes(self) -> None:
-        """What no route matches gets 404: there the document's own settings would take it."""
+    def end_routes(self, *, had_any: bool) -> None:
+        """What no route matches gets 404: there the document's own settings would take it.
+
+        had_any: there were routes, though perhaps none of them could be converted.
+        """
         if self.routes and any("match" not in each for each in self.routes):
             last = next(index for index, each in enumerate(self.routes) if "match" not in each)
             del self.routes[last + 1 :]
-        elif self.routes:
+        elif had_any:
             self.route(NO_MATCH, {"respond": {"status": 404}})
 
     def data(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def whole_match(match: "Fields", convert: Callable[["Fields"], T]) -> T:
     """
     before = len(match.origin.report.lost)
     found = convert(match)
-    if len(match.origin.report.lost) > before:
+    if match.wrong or len(match.origin.report.lost) > before:
         raise match.skip((), "so the match is left out")
     return found
 
@@ -62,7 +62,9 @@ class Fields:
         if isinstance(data, dict):
             # A field without a value says as little as one that is not there.
             self._data = {name: value for name, value in data.items() if value is not None}
-        elif data is not None:
+        self.wrong = not isinstance(data, dict) and data is not None
+        """It is none, as was reported."""
+        if self.wrong:
             self.lose((), f"a mapping is expected here, got {shown(data)}")
 
     def __contains__(self, name: str) -> bool:
@@ -120,6 +122,11 @@ class Fields:
     def parts(self, name: str) -> "list[Fields]":
         """A list of mappings in this one."""
         return [self._inner(each, (name, index)) for index, each in enumerate(self._list(name))]
+
+    def matches(self, name: str) -> "list[Fields] | None":
+        """As parts; None, where what stands there is none, and nothing can be said to match."""
+        found = self.parts(name)
+        return None if name in self._data and not isinstance(self._data[name], list) else found
 
     def texts(self, name: str) -> list[str]:
         """A list of texts."""

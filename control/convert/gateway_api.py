@@ -85,8 +85,8 @@ def _parents(spec: Fields) -> list[str]:
 def _rule(rule: Fields, otherwise: str) -> Rule | None:
     name = rule.text("name") or otherwise
     matches = []
-    said = rule.parts("matches")
-    for match in said:
+    said = rule.matches("matches")
+    for match in said or ():
         try:
             matches.append(whole_match(match, convert_match))
         except Skip:
@@ -113,7 +113,7 @@ def _rule(rule: Fields, otherwise: str) -> Rule | None:
         mirror = None if copy is None else (copy, percent)
     rule.unsaid(("sessionPersistence",), UNKNOWN)
     rule.done()
-    if said and not matches:
+    if said is None or (said and not matches):
         return None
     if refs and not backends:
         # To leave a rule out would send its requests elsewhere.
@@ -185,7 +185,7 @@ def _fill(draft: Draft, host: str, routes: list[HttpRoute]) -> None:
             matches.append(entries[position][2])
             position += 1
         draft.route(rule.name, _route(draft, rule, matches))
-    draft.end_routes()
+    draft.end_routes(had_any=True)
 
 
 def _route(draft: Draft, rule: Rule, matches: list[dict[str, Any]]) -> dict[str, Any]:

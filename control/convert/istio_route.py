@@ -48,21 +48,22 @@ def convert(spec: Fields, name: str, context: Context) -> Draft:
         draft.settings |= rule.settings
     if (gateways := spec.raw("gateways")) is not None and gateways != ["mesh"]:
         spec.lose(("gateways",), "there are no gateways here: it holds wherever a proxy has the policy")
-    for index, route in enumerate(spec.parts("http")):
+    routes = spec.parts("http")
+    for index, route in enumerate(routes):
         _route(draft, route, route.text("name") or f"{name}-{index}", own, context)
     for other in ("tcp", "tls"):
         spec.unsaid((other,), "only HTTP is routed here")
     spec.done()
     for rule in own:
         rule.addresses(draft, context.port)
-    draft.end_routes()
+    draft.end_routes(had_any=bool(routes))
     return draft
 
 
 def _route(draft: Draft, route: Fields, name: str, own: list[Rule], context: Context) -> None:
-    said = route.parts("match")
+    said = route.matches("match")
     matches, uris = [], []
-    for match in said:
+    for match in said or ():
         try:
             found, uri = whole_match(match, convert_match)
         except Skip:
@@ -86,7 +87,7 @@ def _route(draft: Draft, route: Fields, name: str, own: list[Rule], context: Con
     if "rewrite" in route:
         _rewrite(route.part("rewrite"), data, matches, uris)
     route.done()
-    if said and not matches:
+    if said is None or (said and not matches):
         return
     if matches and all(matches):
         data = {"match": matches[0] if len(matches) == 1 else matches, **data}
