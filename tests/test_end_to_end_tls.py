@@ -9,7 +9,7 @@ import pytest
 
 from tests.certificates import Authority
 from tests.conftest import free_port
-from tests.mesh_process import World, curl
+from tests.mesh_process import World, curl, eventually
 from tests.upstream import Upstream, answer, saying
 
 
@@ -142,3 +142,47 @@ def test_many_streams_at_once_on_one_connection(world, authority):
             assert client.stdout.read(count * 9) == b"data: 1\n\n" * count
             seen.set()
         assert client.returncode == 0
+
+
+@pytest.mark.parametrize(("option", "version"), [("--http2", "2"), ("--http1.1", "1.1")])
+def test_rewrites_redirects_limits_and_copies_inside_tls(world, authority, option, version):
+    service, inner = world.name(), f"{world.name()}.inner"
+    with (
+        Upstream(saying(200, "inside"), authority.server(inner)) as upstream,
+        Upstream(saying(200, "copy"), authority.server(inner)) as shadow,
+    ):
+        world.change(
+            service,
+            f"""\
+            endpoints: {{v1: ["{upstream.address}"], v2: ["{shadow.address}"]}}
+            to: v1
+            routes:
+              - match: {{path: {{prefix: /api}}}}
+                rewrite: {{prefix: /, host: {inner}}}
+                mirror: v2
+                rate_limit: {{requests: 1, per: 1h}}
+                cors: {{allow_origins: "https://a.example"}}
+              - match: {{path: {{prefix: /old}}}}
+                redirect: {{prefix: /api}}
+            """,
+        )
+        got = browse(
+            world, option, f"https://{service}/api/x?y", "--data", "body", "-H", "origin: https://a.example"
+        )
+        assert (got["status"], got["body"], got["version"]) == ("200", "inside", version)
+        for place, host in ((upstream, inner), (shadow, f"{inner}-shadow")):
+            eventually(lambda place=place: place.requests)
+            (sent,) = place.requests
+            assert (sent.method, sent.target, sent.body) == ("POST", "/x?y", b"body")
+            assert sent.header("host") == host
+            assert sent.header("x-envoy-original-path") == "/api/x?y"
+            assert sent.header("x-envoy-original-host") == service
+        headers = browse(
+            world, option, "--include", f"https://{service}/api/again", "-H", "origin: https://a.example"
+        )
+        assert (headers["status"], headers["flag"]) == ("429", "RL")
+        assert "access-control-allow-origin: https://a.example" in headers["body"].lower()
+        moved = browse(world, option, "--include", f"https://{service}/old/x?y")
+        assert moved["status"] == "302"
+        assert f"location: https://{service}/api/x?y" in moved["body"].lower()
+        assert (len(upstream.requests), len(shadow.requests)) == (1, 1)
