@@ -14,7 +14,7 @@ from mitmproxy.addonmanager import Loader
 
 from addons.certificate_options import identity_of_folder, join_token, stamp
 from addons.policy_feed import default_node
-from addons.redis_options import redis_url
+from addons.redis_options import REDIS_OPTIONS, redis_url
 from control.identity.bundles import fingerprints
 from control.identity.enrolment import Enrolment
 from control.identity.identity import Identity
@@ -57,7 +57,7 @@ class Certificates:
 
     def configure(self, updated: set[str]) -> None:
         options = ctx.options
-        if not updated & {"mesh_identity", "mesh_token", "mesh_name", "mesh_service", "mesh_redis"}:
+        if not updated & {"mesh_identity", "mesh_token", "mesh_name", "mesh_service", *REDIS_OPTIONS}:
             return
         if options.mesh_identity and options.mesh_token:
             raise exceptions.OptionsError(
@@ -149,7 +149,7 @@ class Certificates:
     def _join(self) -> None:
         options = ctx.options
         join_token()
-        where = (options.mesh_redis, options.mesh_name, options.mesh_service.lower())
+        where = (redis_url(), options.mesh_name, options.mesh_service.lower())
         if where not in _enrolled:
             node = options.mesh_node or default_node()
             _enrolled[where] = Enrolment(options.mesh_name, options.mesh_service, node, join_token)

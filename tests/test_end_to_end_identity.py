@@ -90,11 +90,19 @@ def ca(tmp_path: Path, valkey: Valkey) -> Iterator[CA]:
     authority.stop()
 
 
-def proxy(tmp_path: Path, redis: str, name: str, token: str = "", **arguments) -> Proxy:
+def proxy(
+    tmp_path: Path, redis: str, name: str, token: str = "", node: str | None = None, **arguments
+) -> Proxy:
     options = {"mesh_service": name, **arguments.pop("options", {})}
     environment = {"MITMESH_TOKEN": token} if token else {}
     return Proxy(
-        tmp_path / name, redis, lean=True, node=name, options=options, environment=environment, **arguments
+        tmp_path / name,
+        redis,
+        lean=True,
+        node=node or name,
+        options=options,
+        environment=environment,
+        **arguments,
     )
 
 
