@@ -88,12 +88,20 @@ def ours(parts: list[bytes]) -> list[Seen]:
     return seen
 
 
+def _pass_over_empty_lines(buffer) -> None:
+    """As a server should before a request (RFC 9112 section 2.2); h11 refuses them."""
+    while (start := bytes(buffer._data[:2])) == b"\r\n" or start[:1] == b"\n":
+        buffer._extract(2 if start == b"\r\n" else 1)
+
+
 def theirs(parts: list[bytes]) -> list[Seen]:
     connection = h11.Connection(h11.SERVER)
     seen: list[Seen] = []
     waiting = list(parts)
     try:
         while True:
+            if connection.their_state is h11.IDLE:
+                _pass_over_empty_lines(connection._receive_buffer)
             happened = connection.next_event()
             if happened is h11.NEED_DATA:
                 if not waiting:
