@@ -1,9 +1,12 @@
 """What is sound and can never work is told, where it stands and with a remedy; what may be meant is not."""
 
+import io
+from pathlib import Path
+
 import pytest
 
 from control.policy.doubts import doubts
-from control.policy.reading import read_bytes
+from control.policy.reading import read_bytes, read_source
 from tests.test_reference import EXAMPLES
 
 
@@ -117,3 +120,19 @@ def test_what_may_be_meant_is_not_doubted(text: str) -> None:
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
 def test_the_documentations_examples_are_beyond_doubt(example: str) -> None:
     assert doubts(read_bytes(example.encode(), "docs/policy.md")) == []
+
+
+def test_the_defaults_of_the_mesh_count_too() -> None:
+    star = read_bytes(b"service: '*'\ntimeout: 1s", "star.yaml")
+    web = read_bytes(
+        b"service: web\nretry: {per_try_timeout: 2s}\nroutes: [{match: {path: /x}, timeout: 3s}]", "f"
+    )
+    expected = ["f:2: web: retry.per_try_timeout: a try may take 2s, but all of them together only 1s"]
+    for found in (doubts([*web, *star]), doubts(web, star[0].policy)):
+        assert [str(problem).rpartition(":")[0] for problem in found] == expected
+    assert doubts(web) == []
+    assert doubts(star) == []
+
+
+def test_the_examples_are_beyond_doubt() -> None:
+    assert doubts(read_source(str(Path(__file__).parent.parent / "examples"), io.BytesIO())) == []

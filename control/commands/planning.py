@@ -8,7 +8,7 @@ from control.policy.checking import check
 from control.policy.doubts import doubts
 from control.policy.errors import PolicyErrors, Problem
 from control.policy.expiring import end_text, expired_text, in_force, stamped, timed
-from control.policy.model import Policy
+from control.policy.model import DEFAULTS_SERVICE, Policy
 from control.policy.reading import Document, normalize, parse_stored
 from control.policy.sticking import allotted
 
@@ -46,7 +46,7 @@ def plan(
     old = set(check((), good)) if problems else set()
     if any(problem not in old for problem in problems):
         raise PolicyErrors(problem for problem in problems if problem not in old)
-    doubtful = doubts(wanted)
+    doubtful = doubts(wanted, good.get(DEFAULTS_SERVICE))
     if strict and doubtful:
         raise PolicyErrors(doubtful)
     warnings = [*(problem for problem in nonsense if problem.document not in touched), *problems, *doubtful]

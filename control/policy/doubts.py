@@ -18,12 +18,18 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]+", re.ASCII)
 _ON_THE_WAY = ("to", "mirror", "retry", "rewrite", "circuit_breaker")
 
 
-def doubts(documents: Sequence[Document]) -> list[Problem]:
-    """The doubts about these documents, in the order of their files; each names its place and a remedy."""
+def doubts(documents: Sequence[Document], defaults: Policy | None = None) -> list[Problem]:
+    """The doubts about these documents, in the order of their files; each names its place and a remedy.
+
+    `defaults` is the document of `"*"` beside them, unless it is one of them.
+    """
     found = []
     for document in documents:
+        if document.policy.service == DEFAULTS_SERVICE:
+            defaults = document.policy
+    for document in documents:
         policy = document.policy
-        here = [doubt for ask in _DOUBTS for doubt in ask(policy)]
+        here = [*_times(policy, defaults), *(doubt for ask in _DOUBTS for doubt in ask(policy))]
         places = [(find(document.data, path), path, message) for path, message in here]
         problems = []
         for place, path, message in places:
@@ -57,12 +63,15 @@ def _shadowed(policy: Policy) -> Iterator[Doubt]:
                 break
 
 
-def _times(policy: Policy) -> Iterator[Doubt]:
+def _times(policy: Policy, defaults: Policy | None) -> Iterator[Doubt]:
     for path, level in _levels(policy):
-        timeout = policy.timeout if level.timeout is None else level.timeout
+        above = [policy, *([defaults] if defaults is not None else [])]
+        said = [part.timeout for part in (level, *above) if part.timeout is not None]
+        timeout = said[0] if said else None
         if not timeout:
             continue
-        retry = policy.retry if level.retry is None else level.retry
+        retries = [part.retry for part in (level, *above) if part.retry is not None]
+        retry = retries[0] if retries else None
         per_try = None if retry is None else retry.per_try_timeout
         if per_try is not None and per_try > timeout and (level.retry or level.timeout is not None):
             place = (*path, "retry", "per_try_timeout") if level.retry else (*path, "timeout")
@@ -173,7 +182,6 @@ def _cookies(policy: Policy) -> Iterator[Doubt]:
 
 _DOUBTS: tuple[Callable[[Policy], Iterator[Doubt]], ...] = (
     _shadowed,
-    _times,
     _once,
     _hedges,
     _unreached,
