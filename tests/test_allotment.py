@@ -97,6 +97,7 @@ def test_whatever_the_weights_whose_share_does_not_fall_stays(
         assert sum(length for _, length in made) == WHOLE
         assert all(length > 0 for _, length in made)
         assert all(one[0] != other[0] for one, other in pairwise(made))
+        assert lengths_of(made).keys() <= {name for name, weight in then.items() if weight > 0}
         assert keeps(stretches, made, then)
         was, will = shares(weights), shares(then)
         before, after = allot(stretches, "web"), allot(made, "web")

@@ -73,14 +73,14 @@ def _regrown(before: Stretches, weights: Mapping[str, float]) -> Stretches:
     for name in {**wanted, **had}:
         target, has = wanted.get(name, Fraction(0)), had.get(name, 0)
         goal[name] = has if abs(target - has) <= _ROUNDING and target else int(target)
-    falling = [name for name in goal if goal[name] < had.get(name, 0)]
-    if not falling:
+    if all(goal[name] >= had.get(name, 0) for name in goal):
         return before
-    # What roundings leave over or lack is on the account of the one that falls most.
-    most = max(falling, key=lambda name: (had.get(name, 0) - goal[name], name))
-    goal[most] = max(0, goal[most] + WHOLE - sum(goal.values()))
+    # What roundings leave over or lack is on the account of a version that changes anyway, and stays.
+    spare = WHOLE - sum(goal.values())
+    bearers = [name for name in wanted if goal[name] != had.get(name, 0) and goal[name] + spare >= 0]
+    goal[max(bearers or wanted, key=lambda name: (goal[name], name))] += spare
     rising = {name: more for name in sorted(goal) if (more := goal[name] - had.get(name, 0)) > 0}
-    surplus = {name: max(0, had.get(name, 0) - goal[name]) for name in falling}
+    surplus = {name: less for name in goal if (less := had.get(name, 0) - goal[name]) > 0}
     made: list[tuple[str, int]] = []
     # From the right to the left.
     for name, length in reversed(before):
