@@ -50,6 +50,7 @@ class Collector(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.paused = 0
         self.last_words: bytes | None = None
+        self.stays = False
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.lost: asyncio.Future[Exception | None] = loop.create_future()
@@ -66,13 +67,14 @@ class Collector(asyncio.Protocol):
         if not self._changed.done():
             self._changed.set_result(None)
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:
         if self.transport is not None:
             # As Link.cut_short asks.
             with contextlib.suppress(ssl.SSLEOFError):
                 self.last_words = self.transport.get_extra_info("ssl_object").read(1)
         if not self.ended.done():
             self.ended.set_result(None)
+        return self.stays
 
     def pause_writing(self) -> None:
         self.paused += 1
@@ -189,16 +191,30 @@ async def test_a_goodbye_is_told_from_a_connection_that_was_cut(authority):
                 await far.protocol.lost
 
 
+@pytest.mark.parametrize("held", [False, True])
 @on_both_loops
-async def test_after_the_end_of_its_own_side_it_waits_for_the_other(authority):
+async def test_after_the_end_of_its_own_side_it_still_hears_the_other(authority, held):
     async with joined(serving(authority), calling(authority)) as (near, far):
+        # As half of a pipe.
+        near.protocol.stays = True
+        if held:
+            far.layer.pause_reading()
+            near.layer.write(b"before ")
+            await asyncio.sleep(0.05)
         far.layer.write(b"bye")
         far.layer.write_eof()
         far.layer.write(b"never sent")
+        if held:
+            far.layer.resume_reading()
         assert await near.protocol.until(3) == b"bye"
         async with asyncio.timeout(WITHIN):
             await near.protocol.ended
         assert bytes(near.protocol.received) == b"bye"
+        assert near.protocol.last_words == b""
+        said = b"before " * held + b"last words" * 10_000
+        near.layer.write(b"last words" * 10_000)
+        assert await far.protocol.until(len(said)) == said
+        near.layer.close()
         async with asyncio.timeout(WITHIN):
             await far.protocol.lost
 

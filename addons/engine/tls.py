@@ -52,12 +52,11 @@ class TlsLayer(asyncio.Protocol, TlsTransport):
         protocol: asyncio.BaseProtocol,
         told: Callable[[Exception | None], None],
     ) -> None:
-        incoming = self._incoming = ssl.MemoryBIO()
-        outgoing = ssl.MemoryBIO()
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         tls = security.context.wrap_bio(
             incoming, outgoing, server_side=security.server_side, session=security.session
         )
-        TlsTransport.__init__(self, tls, outgoing, protocol)
+        TlsTransport.__init__(self, tls, incoming, outgoing, protocol)
         self._loop = asyncio.get_running_loop()
         self._verify = security.verify
         self._keep = security.keep
@@ -79,8 +78,6 @@ class TlsLayer(asyncio.Protocol, TlsTransport):
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
-            if self._secure:
-                self._protocol.data_received(b"")
             return
         self._incoming.write(data)
         if self._secure:
@@ -180,6 +177,8 @@ class TlsLayer(asyncio.Protocol, TlsTransport):
         finally:
             self._reading = False
         self._flush()
+        if self._written and not self._parted:
+            self._end_writing()
 
     def _break_off(self, error: ssl.SSLError) -> None:
         if self._keep is not None and self._refused is not None:

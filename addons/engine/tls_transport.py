@@ -10,18 +10,28 @@ from typing import Any, cast
 class TlsTransport(asyncio.Transport):
     """Over the socket's transport, once that is there (`connected`). tls: what OpenSSL knows of the connection."""
 
-    def __init__(self, tls: ssl.SSLObject, outgoing: ssl.MemoryBIO, protocol: asyncio.BaseProtocol) -> None:
+    def __init__(
+        self,
+        tls: ssl.SSLObject,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        protocol: asyncio.BaseProtocol,
+    ) -> None:
         super().__init__()
         self.tls = tls
+        self._incoming = incoming
         self._outgoing = outgoing
         self._protocol = cast(asyncio.Protocol, protocol)
         self._raw: asyncio.Transport
         self.connected = False
         self._secure = self._closing = self._held = False
+        self._written = False
+        """The protocol has said that it will write no more; `parted`: and so has been the peer."""
+        self._parted = False
         self._error: Exception | None = None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        if self._closing or not data:
+        if self._closing or self._written or not data:
             return
         try:
             sent = self.tls.write(data)
@@ -54,21 +64,28 @@ class TlsTransport(asyncio.Transport):
         return True
 
     def write_eof(self) -> None:
-        """Say goodbye, and wait for the peer's. The protocol only hears that something comes, not what."""
-        self._say_goodbye()
-        if self._raw.can_write_eof():
-            self._raw.write_eof()
+        """Say goodbye; what the peer still says is read on."""
+        if not self._written:
+            self._written = True
+            self._end_writing()
+
+    def _end_writing(self) -> None:
+        # While something waits to be read, OpenSSL would take it for an answer to the goodbye.
+        if not self._incoming.pending and not self._closing:
+            self._parted = True
+            self._say_goodbye()
+            with contextlib.suppress(OSError):
+                self._raw.write_eof()
 
     def _say_goodbye(self) -> None:
-        if self._secure and not self._closing:
-            with contextlib.suppress(ssl.SSLError):
-                self.tls.unwrap()
-            self._flush()
-        self._closing = True
+        with contextlib.suppress(ssl.SSLError):
+            self.tls.unwrap()
+        self._flush()
 
     def close(self) -> None:
         if self.connected:
-            self._say_goodbye()
+            if self._secure and not self._closing and not self._parted:
+                self._say_goodbye()
             self._raw.close()
         self._closing = True
 
