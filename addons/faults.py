@@ -162,6 +162,8 @@ async def _stream_passed(flow: http.HTTPFlow) -> None:
         await stream.ended()
         if stream.broken and flow.killable:
             flow.kill()
+            if (exchange := exchange_of(flow)) is not None:
+                exchange.flag("UC")
         acting.end()
 
 

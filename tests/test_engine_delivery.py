@@ -70,6 +70,34 @@ async def test_a_body_that_breaks_off_never_looks_whole(said, rest):
         await made.idle()
 
 
+def all_of_it(port: int, request: bytes) -> tuple[bytes, bool]:
+    """What a plain socket gets, and whether it was reset in the end; event loops do not all tell."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as plain:
+        plain.sendall(request)
+        got = b""
+        try:
+            while data := plain.recv(65536):
+                got += data
+        except ConnectionResetError:
+            return got, True
+        return got, False
+
+
+@pytest.mark.parametrize(("rest", "reset"), [(b"", True), (b"0\r\n\r\n", False)])
+@on_both_loops
+async def test_a_client_that_knows_no_chunks_can_tell_a_body_that_broke_off(rest, reset):
+    async with both(reply=saying(STREAM + b"5\r\nshort\r\n")) as (made, upstream):
+        asking = asyncio.ensure_future(
+            asyncio.to_thread(all_of_it, made.port, b"GET / HTTP/1.0\r\nHost: up\r\n\r\n")
+        )
+        await until(lambda: upstream.requests)
+        upstream.writers[0].write(rest)
+        upstream.writers[0].close()
+        got, was_reset = await within(asking)
+        assert was_reset is reset
+        assert reset or got.endswith(b"short")
+
+
 @pytest.mark.parametrize("length", [b"4", b"6", b"x"])
 @on_both_loops
 async def test_a_length_that_an_addon_made_wrong_is_no_success(length):

@@ -1,7 +1,9 @@
 """The ground under a client's connection: its transport, how each direction is held back, and how it ends."""
 
 import asyncio
+import contextlib
 import socket
+import struct
 import sys
 from collections.abc import Callable
 from typing import Final, cast
@@ -14,6 +16,7 @@ STALL_TIMEOUT: Final = 300.0
 LINGER: Final = 2.0
 """Seconds of silence after which a connection that is closing is closed: a reset would eat the last answer."""
 LONGEST_LINGER: Final = 30.0
+_RESET: Final = struct.pack("ii", 1, 0)
 _ENDED = (b"\x07", b"\x08")  # TCP_CLOSE and TCP_CLOSE_WAIT of Linux
 
 
@@ -33,6 +36,8 @@ class ClientLink(asyncio.Protocol):
         self._room: asyncio.Future[None] | None = None
         self._unsent = 0
         self._unsent_since = 0.0
+        self.until_close = False
+        """The answer has no other end than the connection's, which must be a reset where the answer broke off."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -94,6 +99,10 @@ class ClientLink(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once: whatever was sent of an answer must not look like all of it."""
+        if self.until_close and not self.transport.is_closing():
+            with contextlib.suppress(OSError, AttributeError):
+                found: socket.socket = self.transport.get_extra_info("socket")
+                found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
     def linger(self, *, close: bool = False) -> None:
@@ -106,6 +115,9 @@ class ClientLink(asyncio.Protocol):
         self.lingering = True
         self.since = self.clock()
         self._linger_until = self.since + LONGEST_LINGER
+        if self.transport.is_closing():
+            # uvloop would still end it in good order, which an aborted one must not be.
+            return
         if close or not self.transport.can_write_eof():
             self.transport.close()
             return

@@ -74,6 +74,7 @@ async def stream(
     if (length is None and not chunked) or b"close" in tokens(given, b"connection"):
         # HTTP/1.0 knows no chunks: the end of the body is the end of the connection.
         incoming.keep_alive = False
+        client.until_close = length is None and not chunked
     head = answer_head(data.status_code, data.reason, fields + _connection(client, incoming))
     piece = answer.body
     while True:
