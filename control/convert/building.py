@@ -6,21 +6,9 @@ from typing import Any
 
 from control.convert.values import name_of
 from control.policy.addresses import host_claim
-from control.policy.model import Policy, Route
-from control.policy.parts import names_of
 from control.policy.values import NAME
 
 NO_MATCH = "nothing else matched"
-
-
-def knows(name: str) -> bool:
-    """Whether a route can have this field."""
-    return name in names_of(Route)
-
-
-def document_knows(name: str) -> bool:
-    """Whether a document can have this field."""
-    return name in names_of(Policy)
 
 
 @dataclass

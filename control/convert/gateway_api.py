@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from control.convert.building import Draft, claimable, knows, named_by
+from control.convert.building import Draft, claimable, named_by
 from control.convert.fields import UNKNOWN, Fields, Skip, whole_match
 from control.convert.gateway_filters import Filters, timeouts_and_retry
 from control.convert.gateway_match import Precedence, convert_match, precedence
@@ -205,7 +205,7 @@ def _route(draft: Draft, rule: Rule, matches: list[dict[str, Any]]) -> dict[str,
     elif "redirect" not in settings:
         # No backend at all, or none with a weight: Gateway API answers 500.
         settings.setdefault("respond", {"status": 500})
-    if rule.mirror is not None and knows("mirror"):
+    if rule.mirror is not None:
         copy, percent = rule.mirror
         settings["mirror"] = {"to": draft.version(copy.name, copy.address), "percent": percent}
     return {**data, **settings}

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from control.convert.building import knows
 from control.convert.cors import gateway_cors
 from control.convert.fields import UNKNOWN, Fields
 from control.convert.values import ALL_METHODS, duration, header_edits, seconds
@@ -46,12 +45,8 @@ class Filters:
                     self.settings["rewrite"] = rewrite
             elif kind == "RequestMirror":
                 self._mirror(body)
-            elif knows("cors"):
-                if (cors := gateway_cors(body)) is not None:
-                    self.settings["cors"] = cors
-            else:
-                body.take(*body.names())
-                body.lose((), UNKNOWN)
+            elif (cors := gateway_cors(body)) is not None:
+                self.settings["cors"] = cors
             body.done()
 
     def done(self) -> dict[str, Any]:
@@ -61,10 +56,7 @@ class Filters:
         return self.settings
 
     def _mirror(self, body: Fields) -> None:
-        if not knows("mirror"):
-            body.take("backendRef", "percent", "fraction")
-            body.lose((), UNKNOWN)
-        elif self.mirror is not None:
+        if self.mirror is not None:
             body.take("backendRef", "percent", "fraction")
             body.lose((), "there is one mirror only here: this one is left out")
         else:

@@ -6,13 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from control.convert.building import knows
 from control.convert.cors import istio_cors
 from control.convert.fields import UNKNOWN, Fields
 from control.convert.values import ALL_METHODS, duration, header_edits, seconds
 from control.policy.grpc_status import GRPC_STATUSES
-from control.policy.model import Fault
-from control.policy.parts import names_of
 from control.policy.units import format_duration
 
 _RETRY_WORDS = {
@@ -113,7 +110,7 @@ def retry(part: Fields) -> dict[str, Any] | None:
     return found if found["attempts"] > 1 and found["on"] else None
 
 
-def faults(part: Fields, *, retried: bool) -> list[dict[str, Any]]:
+def faults(part: Fields) -> list[dict[str, Any]]:
     """Theirs hit a request once, before it is tried."""
     found: list[dict[str, Any]] = []
     delay, abort = part.part("delay"), part.part("abort")
@@ -133,12 +130,7 @@ def faults(part: Fields, *, retried: bool) -> list[dict[str, Any]]:
                 abort.lose(("grpcStatus",), f"{code}: {UNKNOWN}")
         abort.done()
     part.done()
-    if found and "scope" in names_of(Fault):
-        return [{**fault, "scope": "request"} for fault in found]
-    if found and retried:
-        part.lose((), "faults hit each try here, and so does the retry of this route: no fault")
-        return []
-    return found
+    return [{**fault, "scope": "request"} for fault in found]
 
 
 def _percent(part: Fields) -> float:
@@ -167,14 +159,12 @@ def settings(route: Fields, destination_headers: list[Fields]) -> dict[str, Any]
         found["timeout"] = whole
     if "retries" in route and (tried := retry(route.part("retries"))) is not None:
         found["retry"] = tried
-    if "fault" in route and (hit := faults(route.part("fault"), retried="retry" in found)):
+    if "fault" in route and (hit := faults(route.part("fault"))):
         found["faults"] = hit
     if "redirect" in route:
         found["redirect"] = redirect(route.part("redirect"))
     elif "directResponse" in route:
         found["respond"] = direct_response(route.part("directResponse"))
-    if not knows("cors"):
-        route.unsaid(("corsPolicy",), UNKNOWN)
-    elif "corsPolicy" in route and (cors := istio_cors(route.part("corsPolicy"))) is not None:
+    if "corsPolicy" in route and (cors := istio_cors(route.part("corsPolicy"))) is not None:
         found["cors"] = cors
     return found

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from control.convert.building import Draft, claimable, knows, named_by
+from control.convert.building import Draft, claimable, named_by
 from control.convert.fields import UNKNOWN, Fields, Skip, whole_match
 from control.convert.istio_actions import mirror_percent, settings
 from control.convert.istio_match import convert_match
@@ -156,7 +156,7 @@ def _mirror(draft: Draft, route: Fields, data: dict[str, Any], own: list[Rule], 
         share.done()
         copies.append((each.part("destination"), 100 if percent is None else percent))
         each.done()
-    if copies and knows("mirror"):
+    if copies:
         copy, percent = copies.pop(0)
         (version, *more) = _versions(draft, copy, own, context)
         data["mirror"] = {"to": version, "percent": percent}
@@ -164,9 +164,7 @@ def _mirror(draft: Draft, route: Fields, data: dict[str, Any], own: list[Rule], 
             copy.lose((), f"it is mirrored to {version} alone")
     for copy, _ in copies:
         copy.take(*copy.names())
-        copy.lose(
-            (), UNKNOWN if not knows("mirror") else "there is one mirror only here: this one is left out"
-        )
+        copy.lose((), "there is one mirror only here: this one is left out")
 
 
 def _rewrite(part: Fields, data: dict[str, Any], matches: list[dict[str, Any]], uris: list[Fields]) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from control.convert.building import Draft, document_knows, knows
+from control.convert.building import Draft
 from control.convert.fields import UNKNOWN, Fields
 from control.convert.values import duration, name_of, seconds
 from control.policy.units import format_duration
@@ -78,7 +78,7 @@ def _policy(policy: Fields) -> dict[str, Any]:
         found["load_balancer"] = balancer
     tls = policy.part("tls")
     if (mode := tls.text("mode")) is not None:
-        if mode in _MTLS and document_knows("mtls"):
+        if mode in _MTLS:
             found["mtls"] = _MTLS[mode]
         else:
             tls.take(*tls.names())
@@ -88,15 +88,8 @@ def _policy(policy: Fields) -> dict[str, Any]:
     tcp, http = pool.part("tcp"), pool.part("http")
     if (connect := tcp.parsed("connectTimeout", duration)) is not None:
         found["connect_timeout"] = connect
-    if knows("circuit_breaker"):
-        if breaker := _breaker(tcp, http, outliers):
-            found["circuit_breaker"] = breaker
-    else:
-        tcp.unsaid(("maxConnections",), UNKNOWN)
-        http.unsaid(("http1MaxPendingRequests", "http2MaxRequests", "maxRetries"), UNKNOWN)
-        if outliers:
-            outliers.take(*outliers.names())
-            outliers.lose((), UNKNOWN)
+    if breaker := _breaker(tcp, http, outliers):
+        found["circuit_breaker"] = breaker
     for part in (tcp, http, pool, outliers, policy):
         part.done()
     return found
@@ -122,7 +115,7 @@ def _load_balancer(part: Fields) -> Any:
     consistent.take("ringHash", "maglev", "minimumRingSize")
     consistent.done()
     part.done()
-    return found if document_knows("load_balancer") else None
+    return found
 
 
 def _breaker(tcp: Fields, http: Fields, outliers: Fields) -> dict[str, Any]:
