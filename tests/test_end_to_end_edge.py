@@ -125,8 +125,19 @@ def test_a_rate_limit_of_the_mesh_is_one_for_all_proxies(world, upstream, tmp_pa
         ports = [world.proxy.port, other.port] * 4
         with ThreadPoolExecutor(len(ports)) as pool:
             counts = list(pool.map(lambda port: statuses(port, f"http://{service}/", 10), ports))
-    assert sum(count[200] for count in counts) == 20 == len(upstream.requests)
-    assert sum(count[429] for count in counts) == 60
+        assert sum(count[200] + count[429] for count in counts) == 80
+        assert sum(count[200] for count in counts) == len(upstream.requests) <= 20
+
+        # Where the machine was so busy that Redis answered late, it was a denial, and the burst has a rest.
+        def used_up() -> bool:
+            if len(upstream.requests) < 20:
+                get(other.port, f"http://{service}/")
+            return len(upstream.requests) >= 20
+
+        eventually(used_up)
+        for port in (world.proxy.port, other.port):
+            assert statuses(port, f"http://{service}/", 10) == {429: 10}
+    assert len(upstream.requests) == 20
 
 
 def statuses(port: int, url: str, count: int) -> Counter[int]:
