@@ -1,10 +1,9 @@
 """The request headers that mean something to the mesh, and so must not come from outside it."""
 
 from addons.engine.wire import Fields
+from control.policy import fault_header
 
-FAULT = b"x-mesh-fault"
-"""Asks the caller's proxy for a fault."""
-FORGEABLE = frozenset((FAULT, b"x-mesh-attempts", b"x-mesh-flag"))
+FORGEABLE = frozenset((fault_header.HEADER, b"x-mesh-attempts", b"x-mesh-flag", b"x-mesh-relay"))
 """In lower case. An application that passes headers on would hand them to a proxy that believes them."""
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import re
 import socket
 
 from mitmproxy import ctx, exceptions
@@ -34,7 +35,7 @@ _ANY = ("", "0.0.0.0", "::")
 
 
 class Registration:
-    """Options: mesh_version, mesh_advertise. Nothing is registered before there is a policy, or without a service."""
+    """Options: mesh_version, mesh_advertise, mesh_weight. Nothing is registered before there is a policy, or without a service."""
 
     def __init__(self, feed: PolicyFeed, certificates: Certificates) -> None:
         self._feed = feed
@@ -52,6 +53,9 @@ class Registration:
             "The version of the service that this proxy stands in front of.",
         )
         loader.add_option(
+            "mesh_weight", str, "1", "Its share beside the version's other registered endpoints."
+        )
+        loader.add_option(
             "mesh_advertise", str, "", "host:port at which callers reach the first port of mesh_inbound."
         )
 
@@ -61,6 +65,10 @@ class Registration:
             named(options.mesh_version)
         except ValueError as error:
             raise exceptions.OptionsError(f"mesh_version: {error}, got {options.mesh_version!r}") from None
+        try:
+            _weight(options.mesh_weight)
+        except ValueError as error:
+            raise exceptions.OptionsError(f"mesh_weight: {error}, got {options.mesh_weight!r}") from None
         try:
             if options.mesh_advertise:
                 address(options.mesh_advertise)
@@ -151,7 +159,8 @@ class Registration:
             self._tell(f"not registered: nothing listens on port {options.mesh_inbound[0]} of mesh_inbound")
             return
         speaks = snapshot.inbound_mtls(service) is not None and self._certificates.identity is not None
-        endpoint = Registered(options.mesh_version, address(where), speaks)
+        weight = _weight(options.mesh_weight)
+        endpoint = Registered(options.mesh_version, address(where), speaks, weight)
         await store.register(node, Entry(service, endpoint), LIFE)
         if not self._registered:
             logger.info(f"registered as {endpoint.address}, version {endpoint.version} of {service}")
@@ -161,6 +170,12 @@ class Registration:
         if text != self._told:
             self._told = text
             logger.warning(text)
+
+
+def _weight(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text):
+        raise ValueError("write a number of at least 0, such as 1 or 2.5")
+    return float(text)
 
 
 async def _reached_at(port: int, redis: str) -> str:

@@ -75,10 +75,10 @@ async def context():
 
 async def test_it_is_registered_as_what_it_stands_in_front_of_and_leaves_at_the_stop(context, url):
     world = World(context, url)
-    context.options.update(mesh_service="Web", mesh_inbound=["8000"], mesh_version="v2")
+    context.options.update(mesh_service="Web", mesh_inbound=["8000"], mesh_version="v2", mesh_weight="2.5")
     world.addon.running()
     found = await world.eventually(bool)
-    assert found == {"node-1": Entry("web", Registered("v2", "127.0.0.1:8000"))}
+    assert found == {"node-1": Entry("web", Registered("v2", "127.0.0.1:8000", False, 2.5))}
     context.master.should_exit.set()
     world.addon.done()
     assert await world.store.registrations() == {}
@@ -189,6 +189,8 @@ def test_the_host_of_a_redis(url, host):
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
+        ("mesh_weight", "-1", "mesh_weight: write a number of at least 0"),
+        ("mesh_weight", "nan", "mesh_weight: write a number of at least 0"),
         ("mesh_version", "a b", "mesh_version: write a name"),
         ("mesh_advertise", "web", "mesh_advertise: write an address as host:port"),
         ("mesh_advertise", "http://web:1", "mesh_advertise: write a host"),
