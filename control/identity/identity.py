@@ -74,8 +74,9 @@ def read_certificates(pem: bytes, what: str) -> Sequence[x509.Certificate]:
     """At least one certificate out of PEM. Raises ValueError that begins with `what`; only P-256 keys are taken."""
     try:
         found = x509.load_pem_x509_certificates(pem)
-    except ValueError:
+        suitable = all(certificates.is_p256(each.public_key()) for each in found)
+    except certificates.UNREADABLE:
         raise ValueError(f"{what}: no certificates in PEM") from None
-    if not all(certificates.is_p256(each.public_key()) for each in found):
+    if not suitable:
         raise ValueError(f"{what}: a certificate's key is not of P-256")
     return found

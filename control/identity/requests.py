@@ -103,7 +103,7 @@ def read_request(text: str, mesh: str) -> Request:
             raise ValueError
         if not csr.is_signature_valid or not certificates.is_p256(csr.public_key()):
             raise ValueError
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (*certificates.UNREADABLE, AttributeError, RecursionError):
         raise Refused("it is no certificate request") from None
     certificate, message = parts["certificate"].encode(), _message(mesh, parts["id"], csr)
     return Request(parts["id"], parts["node"], csr, parts["token"], certificate, parts["proof"], message)

@@ -8,6 +8,7 @@ from typing import Protocol
 from control.identity import x509 as certificates
 from control.identity.authority import Authority
 from control.identity.bundles import read_bundle
+from control.identity.folders import AuthorityError
 from control.identity.issuing import Issued, answer
 from control.identity.requests import Refused, read_request
 from control.identity.rotation import Shown, Step, all_shown, next_step
@@ -54,7 +55,7 @@ class Serving:
         for entry, text in await self._redis.certificate_requests():
             issued, refused, _ = self._told
             try:
-                done = answer(self._authority, text, self._lifetime)
+                done = self._answer(text)
             except Refused as refusal:
                 self._counts["refused"] += 1
                 refused(refusal)
@@ -66,10 +67,19 @@ class Serving:
                 said = {"certificate": done.certificate.decode()}
             await self._redis.answer_certificate(entry, self._id(text), json.dumps(said))
 
+    def _answer(self, text: str) -> Issued:
+        try:
+            return answer(self._authority, text, self._lifetime)
+        except (Refused, AuthorityError):
+            raise
+        except Exception as error:
+            # Anybody may put anything there: one request must not end the service for all.
+            raise Refused(f"it cannot be read ({type(error).__name__})") from error
+
     def _id(self, text: str) -> str:
         try:
             return read_request(text, self._authority.mesh).id
-        except Refused:
+        except Exception:
             return ""
 
     async def look_around(self) -> None:

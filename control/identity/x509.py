@@ -8,13 +8,22 @@ import datetime
 from collections.abc import Sequence
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 ROOT_LIFETIME = 3650 * 86400.0
 LEAF_LIFETIME = 86400.0
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What reading the parts of a stranger's certificate or request may raise."""
 BACKDATED = 300.0
 """Seconds that a certificate is valid before its making, for clocks that are behind; for a short-lived one less."""
 _PEM = serialization.Encoding.PEM
@@ -143,6 +152,8 @@ def uri_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> st
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         raise ValueError("it names no URI") from None
+    except UNREADABLE:
+        raise ValueError("its names cannot be read") from None
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1:
         raise ValueError(f"it names {len(uris) or 'no'} URI{'s' if uris else ''}, not one")
@@ -171,6 +182,6 @@ def signed_by(certificate: x509.Certificate, root: x509.Certificate) -> bool:
     """Whether the root itself, by name and key, has signed the certificate."""
     try:
         certificate.verify_directly_issued_by(root)
-    except (ValueError, TypeError, InvalidSignature):
+    except (*UNREADABLE, InvalidSignature):
         return False
     return True
