@@ -84,6 +84,8 @@ class Certificates:
 
     async def _follow(self) -> None:
         store, told = None, ""
+        # From Python 3.12 on mitmproxy has tasks begin before whoever makes one has noted it down.
+        await asyncio.sleep(0)
         try:
             # On Python 3.11 a cancellation that meets redis-py while it sends is lost; then this ends it.
             while self._task is asyncio.current_task():
