@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from addons.engine.driver import Driver, isolated, needs_task, taskless
+from addons.engine.driver import Direct, Driver, is_direct, isolated, needs_task, taskless
 from tests.engine_peers import on_both_loops, settled
 from tests.engine_proxy import until
 
@@ -250,3 +250,58 @@ async def test_what_is_isolated_is_cancelled_and_waited_for(stubborn):
     await until(lambda: driven.ends)
     assert got == ["cleaned up"]
     assert driven.ends == [gone]
+
+
+class Told(Direct):
+    """Done when somebody says so."""
+
+    def __init__(self):
+        self.callback = None
+
+    def then(self, callback):
+        self.callback = callback
+
+    def __await__(self):
+        yield self
+
+
+async def test_what_is_direct_goes_on_at_once():
+    waiting, log = Told(), []
+
+    async def work():
+        log.append(is_direct(asyncio.get_running_loop()))
+        await waiting
+        log.append("on")
+
+    task = asyncio.current_task()
+    # As from a callback of the loop, where no task runs.
+    asyncio.tasks._leave_task(asyncio.get_running_loop(), task)
+    try:
+        driver = Driver(work(), log.append)
+        driver.start()
+        assert log == [True]
+        waiting.callback(waiting)
+    finally:
+        asyncio.tasks._enter_task(asyncio.get_running_loop(), task)
+    assert log == [True, "on", None]
+    assert driver.finished
+
+
+async def test_a_task_is_never_given_what_is_direct():
+    log = []
+
+    async def inner():
+        log.append(is_direct(asyncio.get_running_loop()))
+
+    async def work():
+        # Begins to run here and now where tasks are eager, as mitmproxy's are from Python 3.12 on.
+        log.append(asyncio.get_running_loop().create_task(inner()))
+
+    loop = asyncio.get_running_loop()
+    if hasattr(asyncio, "eager_task_factory"):
+        loop.set_task_factory(asyncio.eager_task_factory)
+    Driver(work(), lambda error: None).start()
+    await asyncio.sleep(0)
+    loop.set_task_factory(None)
+    assert False in log
+    assert True not in log
