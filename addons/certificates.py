@@ -44,6 +44,7 @@ class Certificates:
         self._generation = 0
         self._life: Life | None = None
         self._task: asyncio.Task[None] | None = None
+        self._following: object = None
         self._seen: object = None
         self._trust: Trust | None = None
         self._enrolment: Enrolment | None = None
@@ -75,20 +76,23 @@ class Certificates:
 
     def running(self) -> None:
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._follow(), name="mesh certificates")
+            self._following = following = object()
+            # mitmproxy 12 starts a task at once, before it is known here which one it is.
+            follow = self._follow(following)
+            self._task = asyncio.get_running_loop().create_task(follow, name="mesh certificates")
 
     def done(self) -> None:
-        task, self._task = self._task, None
+        task, self._task, self._following = self._task, None, None
         if task is not None:
             task.cancel()
 
-    async def _follow(self) -> None:
+    async def _follow(self, following: object) -> None:
         store, told = None, ""
         # From Python 3.12 on mitmproxy has tasks begin before whoever makes one has noted it down.
         await asyncio.sleep(0)
         try:
             # On Python 3.11 a cancellation that meets redis-py while it sends is lost; then this ends it.
-            while self._task is asyncio.current_task():
+            while self._following is following:
                 if store is None and (self._enrolment or self._trust):
                     store = Store(redis_url(), ctx.options.mesh_name)
                 try:
