@@ -3,9 +3,12 @@
 import inspect
 
 import pytest
+from mitmproxy.test import taddons
 
 from addons.chain import chain
 from addons.engine.driver import taskless
+from addons.engine.hooks import HookTable
+from tests.flows import snapshot
 
 HOOKS = [
     "requestheaders",
@@ -36,3 +39,30 @@ def test_no_hook_costs_every_exchange_a_task(feature: object) -> None:
             assert marks <= vars(inspect.unwrap(hook).__func__ if inspect.ismethod(hook) else hook).keys(), (
                 name
             )
+
+
+PLAIN = {
+    "requestheaders": ["MetricsPages", "PolicyFeed"],
+    "request": ["Routing", "Forwarder", "Backstop"],
+    "responseheaders": ["Forwarder"],
+    "response": ["AccessLog", "Metrics"],
+    "error": ["Forwarder", "AccessLog", "Metrics"],
+    "mesh_routed": [],
+    "mesh_attempt": [],
+    "mesh_attempt_end": [],
+    "mesh_forwarded": [],
+    "update": [],
+}
+
+
+async def test_a_feature_that_no_policy_uses_is_not_called() -> None:
+    """One that is called for every request has to be worth it: mark its hooks with @needs, or name it here."""
+    with taddons.context() as context:
+        context.master.addons.add(*chain())
+        hooks = HookTable(context.master.addons).engine
+        plain = hooks.narrowed(snapshot("service: web\nendpoints: ['10.0.0.1:80']").services["web"].own)
+        # Before the routing nobody knows what there will be to do.
+        found = {name: (hooks if name == "requestheaders" else plain).find(name) for name in PLAIN}
+        assert {
+            name: [type(hook.__self__).__name__ for hook in called] for name, called in found.items()
+        } == PLAIN
