@@ -226,8 +226,7 @@ async def test_a_transparent_listener_knows_where_its_clients_wanted_to_go(monke
     from addons.engine.destination import Destinations
 
     async with direct(hooks, mode="transparent@1") as (there, _):
-        there.lane = Lane(there.lane._hooks, Destinations(there.instance.mode, False))
-        there.lane._hooks.refresh()
+        there.lane = Lane(there.listeners.hooks, Destinations(there.instance.mode, False))
         client = await there.connect(b"GET /x HTTP/1.1\r\nHost: nobody.example\r\n\r\n")
         await until(lambda: hooks.flows)
         (flow,) = hooks.flows
