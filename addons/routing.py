@@ -27,30 +27,30 @@ logger = logging.getLogger("mesh.routing")
 
 REQUEST_ID = b"x-request-id"
 # In these modes the client believes it talks to the address it resolved; its Host header names the service.
-_ADDRESS_MODES = (mode_specs.TransparentMode, mode_specs.WireGuardMode, mode_specs.LocalMode)
+_ADDRESS_MODES = frozenset((mode_specs.TransparentMode, mode_specs.WireGuardMode, mode_specs.LocalMode))
 
 
 def facts_of(flow: http.HTTPFlow, source: str) -> RequestFacts:
     """What the policy may look at, with the destination as the client named it."""
-    request = flow.request
-    data = request.data
-    host = request.host
-    if isinstance(flow.client_conn.proxy_mode, _ADDRESS_MODES):
-        host = request.pretty_host
+    data = flow.request.data
+    host = data.host
+    # Not isinstance: the modes are abstract classes, which Python asks one by one.
+    if type(flow.client_conn.proxy_mode) in _ADDRESS_MODES:
+        host = flow.request.pretty_host
     return RequestFacts(
         data.method.decode("latin-1"),
         host,
-        request.port,
+        data.port,
         data.path.decode("latin-1"),
         data.headers.fields,
         source,
     )
 
 
-def edit(message: http.Message, change: HeaderEdit | None) -> None:
+def edit(message: http.Message, change: HeaderEdit) -> None:
     """Apply a policy's header operations."""
-    if change is not None:
-        message.headers.fields = change.apply(message.headers.fields)
+    headers = message.data.headers
+    headers.fields = change.apply(headers.fields)
 
 
 class Routing:
@@ -99,8 +99,9 @@ class Routing:
     @needs("response_headers")
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         exchange = exchange_of(flow)
-        if exchange is not None and exchange.route is not None and flow.response is not None:
-            edit(flow.response, exchange.route.response_headers)
+        route = exchange.route if exchange is not None else None
+        if route is not None and route.response_headers is not None and flow.response is not None:
+            edit(flow.response, route.response_headers)
 
     def route(self, flow: http.HTTPFlow, exchange: Exchange) -> Awaitable[None] | None:
         """Route the request, or answer it where it can go no further. None: all is done; else await the rest."""
@@ -163,7 +164,8 @@ class Routing:
             self._authorization.judge(flow, exchange, service, route, self._random)
             if flow.response is not None:
                 return None
-        edit(flow.request, route.request_headers)
+        if route.request_headers is not None:
+            edit(flow.request, route.request_headers)
         if route.gated:
             assert self._hooks is not None
             if (rest := self._hooks.narrowed(route).run("mesh_routed", flow)) is not None:
