@@ -33,22 +33,28 @@ class Retry:
     @needs("retry")
     def mesh_attempt(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
         exchange = exchange_of(flow)
-        if exchange is not None and attempt.number == 1 and _retry_of(exchange) is not None:
+        if exchange is None or (route := exchange.route) is None or route.retry is None:
+            return
+        if attempt.number == 1:
             self._requests[exchange.service] += 1
 
     @needs("retry")
     def mesh_attempt_end(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
         exchange = exchange_of(flow)
-        if exchange is None or (retry := _retry_of(exchange)) is None:
+        if exchange is None or (route := exchange.route) is None or (retry := route.retry) is None:
             return
         if attempt.number > 1:
             self._drop(self._retries, exchange.service)
-        self._judge(flow, exchange, retry, attempt)
+        # Most often it has simply succeeded, as `why_retry` would find.
+        if attempt.error is not None or retry.looks_inside or attempt.status in retry.statuses:
+            self._judge(flow, exchange, retry, attempt)
 
     @needs("retry")
     def mesh_forwarded(self, flow: http.HTTPFlow) -> None:
         exchange = exchange_of(flow)
-        if exchange is None or _retry_of(exchange) is None or not exchange.attempts:
+        if exchange is None or (route := exchange.route) is None or route.retry is None:
+            return
+        if not exchange.attempts:
             return
         self._drop(self._requests, exchange.service)
         if exchange.attempts[-1].pause is not None:

@@ -53,9 +53,9 @@ class CompiledRetry:
     hedge: CompiledHedge | None
     conditions: tuple[AnswerCondition, ...]
     needs_body: bool
-    # Most answers are good: these two sets say so without asking every condition.
-    _statuses: frozenset[int] = field(repr=False)
-    _looks_inside: bool = field(repr=False)
+    # Most answers are good: these two say so without asking every condition.
+    statuses: frozenset[int] = field(repr=False)
+    looks_inside: bool = field(repr=False)
 
 
 def compile_retry(retry: Retry) -> CompiledRetry:
@@ -76,14 +76,14 @@ def compile_retry(retry: Retry) -> CompiledRetry:
         hedge=None if retry.hedge is None else CompiledHedge(retry.hedge.after, retry.hedge.max),
         conditions=conditions,
         needs_body=any(condition.needs_body for condition in conditions),
-        _statuses=frozenset(status for condition in conditions for status in condition.statuses),
-        _looks_inside=any(condition.looks_inside for condition in conditions),
+        statuses=frozenset(status for condition in conditions for status in condition.statuses),
+        looks_inside=any(condition.looks_inside for condition in conditions),
     )
 
 
 def why_retry(retry: CompiledRetry, outcome: Outcome) -> str | None:
     """The first condition that holds, as written (`5xx`, `503`, `body "failure\\n"`); None: the answer stands."""
-    if outcome.error is None and not retry._looks_inside and outcome.status not in retry._statuses:
+    if outcome.error is None and not retry.looks_inside and outcome.status not in retry.statuses:
         return None
     for condition in retry.conditions:
         if condition.holds(outcome):
