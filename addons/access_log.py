@@ -86,13 +86,18 @@ def line(flow: http.HTTPFlow, exchange: Exchange) -> str:
     """
     request, response, facts = flow.request, flow.response, exchange.facts
     now = time.perf_counter()
-    sent, received = sizes(flow, exchange)
+    sent, received = exchange.sizes = sizes(flow, exchange)
     if facts is not None:
         host, path = f"{facts.host}:{facts.port}", facts.target
     else:
         host, path = f"{request.host}:{request.port}", request.path
     attempts = exchange.attempts
-    upstream = f"{sum([attempt.ended - attempt.started for attempt in attempts]) * 1000:.3f}"
+    if len(attempts) == 1:
+        tries = _attempt(attempts[0])
+        upstream = f"{attempts[0].ms:.3f}"
+    else:
+        tries = ",".join([_attempt(attempt) for attempt in attempts])
+        upstream = f"{sum([attempt.ms for attempt in attempts]):.3f}" if attempts else "null"
     agent = value(request.data.headers.fields, b"user-agent")
     who, where = _fixed(exchange)
     return (
@@ -101,8 +106,8 @@ def line(flow: http.HTTPFlow, exchange: Exchange) -> str:
         f',"protocol":{_text(request.data.http_version.decode("latin-1"))}'
         f',"status":{"null" if response is None else response.data.status_code}'
         f',"flags":"{",".join(exchange.flags) or "-"}","bytes_in":{received},"bytes_out":{sent}'
-        f',"duration_ms":{(now - exchange.started) * 1000:.3f},"upstream_ms":{upstream if attempts else "null"}'
-        f',"attempts":[{",".join([_attempt(attempt) for attempt in attempts])}]{where}'
+        f',"duration_ms":{(now - exchange.started) * 1000:.3f},"upstream_ms":{upstream}'
+        f',"attempts":[{tries}]{where}'
         f',"request_id":{_text(exchange.request_id)}'
         f',"user_agent":{"null" if agent is None else _text(agent.decode("utf-8", "surrogateescape"))}}}'
     )
@@ -118,9 +123,9 @@ def _fixed(exchange: Exchange) -> tuple[str, str]:
     Known by identity, and the objects are kept with the spelling: an id can only be reused once they are gone.
     """
     route, share = exchange.route, exchange.share
+    version = None if share is None else share.version or _reached(exchange)
     # Its number, not the snapshot: what is kept here must not keep a policy of the past.
     revision = exchange.snapshot.revision if exchange.snapshot is not None else None
-    version = _version(exchange)
     whose = (exchange.node, exchange.service, exchange.source, exchange.peer, exchange.tls, version)
     key = (id(route), id(share))
     known = _known.get(key)
@@ -159,12 +164,10 @@ def sizes(flow: http.HTTPFlow, exchange: Exchange) -> tuple[int, int]:
     return sent, received or len(flow.request.data.content or b"")
 
 
-def _version(exchange: Exchange) -> str | None:
-    """The version that was chosen, or, where a route takes all of them together, the one of the last endpoint."""
-    share, attempts = exchange.share, exchange.attempts
-    if share is None or share.version is not None or not attempts or (last := attempts[-1].endpoint) is None:
-        return None if share is None else share.version
-    return last.version
+def _reached(exchange: Exchange) -> str | None:
+    """Where a route takes all versions together, the one of the last endpoint."""
+    last = exchange.attempts[-1].endpoint if exchange.attempts else None
+    return None if last is None else last.version
 
 
 def _attempt(attempt: Attempt) -> str:

@@ -107,6 +107,7 @@ class Exchange:
         "wall",
         "bytes_in",
         "bytes_out",
+        "sizes",
         "logged",
         "counted",
         "streamed",
@@ -136,6 +137,8 @@ class Exchange:
         self.wall = time.time()
         self.bytes_in = 0
         self.bytes_out = 0
+        self.sizes: tuple[int, int] | None = None
+        """Bytes of both bodies, sent to the client and received from it, once they were summed up at the end."""
         self.logged = False
         self.counted = False
         self.streamed = False

@@ -77,13 +77,18 @@ class Forwarder:
         if exchange.streamed:
             return
         deadline = Deadline(self.attempts.loop)
+        carrier = carrier_of(flow)
         # The fast lane tells by itself.
-        watch = ClientWatch(flow, deadline) if carrier_of(flow) is None else None
+        watch = ClientWatch(flow, deadline) if carrier is None else None
         streaming = False
         try:
             answer = await self.attempts.run(flow, exchange, deadline)
             if answer is not None:
-                streaming = await self._deliver(flow, exchange, answer, deadline)
+                flow.server_conn = server_of(answer.connection)
+                if carrier is not None:
+                    streaming = _hand_on(flow, exchange, carrier, answer, deadline)
+                else:
+                    streaming = await self._deliver(flow, exchange, answer, deadline)
         except UpstreamError as error:
             flag = "UT" if deadline.expired else "UC"
             status = 504 if deadline.expired else 502
@@ -126,10 +131,6 @@ class Forwarder:
         self, flow: http.HTTPFlow, exchange: Exchange, answer: Answer, deadline: Deadline
     ) -> bool:
         """Let the flow have the answer; True: its body is still under way, and the deadline goes on."""
-        carrier = carrier_of(flow)
-        flow.server_conn = server_of(answer.connection)
-        if carrier is not None:
-            return _hand_on(flow, exchange, carrier, answer, deadline)
         body = answer.body
         if not answer.complete:
             length = value(answer.fields, b"content-length")

@@ -151,7 +151,7 @@ class Metrics:
         if (buckets := cell.buckets) is not None:
             cell.total += took
             buckets[bisect_left(EDGES, took)] += 1
-        sent, received = sizes(flow, exchange)
+        sent, received = exchange.sizes or sizes(flow, exchange)
         cell.sent += sent
         if received:
             cell.received += received

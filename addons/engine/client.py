@@ -98,7 +98,7 @@ class Client:
             connection_reuse,
             idle_timeout,
         )
-        if idle_timeout is not None and not self._silence.running:
+        if idle_timeout is not None and self._silence.timer is None:
             self._silence.start(loop)
         if connection_reuse:
             pool = self._pools.get(origin)

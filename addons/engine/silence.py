@@ -18,20 +18,17 @@ class SilenceWatch:
     def __init__(self, connections: Collection["Connection"]) -> None:
         self._connections = connections
         self._still: dict[Connection, tuple[tuple[int, ...], float]] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    @property
-    def running(self) -> bool:
-        return self._timer is not None
+        self.timer: asyncio.TimerHandle | None = None
+        """None: it does not look."""
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look from now on; stops by itself when there is nothing to look at."""
-        self._timer = loop.call_later(INTERVAL, self._look, loop)
+        self.timer = loop.call_later(INTERVAL, self._look, loop)
 
     def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
         self._still.clear()
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -49,4 +46,4 @@ class SilenceWatch:
                 call.cancel(UpstreamError("timeout", f"silent for {call.idle_timeout:g} s"))
             else:
                 self._still[connection] = (moved, since)
-        self._timer = loop.call_later(INTERVAL, self._look, loop) if self._connections else None
+        self.timer = loop.call_later(INTERVAL, self._look, loop) if self._connections else None

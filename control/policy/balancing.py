@@ -35,7 +35,11 @@ class RoundRobin:
             self._adopt(endpoints)
         if not self._usable:
             return None
-        return self._rotate(avoid) if self._equal else self._weighted(avoid)
+        if not self._equal:
+            return self._weighted(avoid)
+        index = self._next if not avoid else self._other(avoid)
+        self._next = index + 1 if index + 1 < len(self._usable) else 0
+        return self._usable[index]
 
     def _adopt(self, endpoints: tuple[Endpoint, ...]) -> None:
         self._endpoints = endpoints
@@ -49,17 +53,14 @@ class RoundRobin:
         if self._next >= len(exact):
             self._next = 0
 
-    def _rotate(self, avoid: Collection[Endpoint]) -> Endpoint:
-        usable = self._usable
-        count = len(usable)
-        index = self._next
-        if avoid:
-            for step in range(count):
-                if usable[(index + step) % count] not in avoid:
-                    index = (index + step) % count
-                    break
-        self._next = index + 1 if index + 1 < count else 0
-        return usable[index]
+    def _other(self, avoid: Collection[Endpoint]) -> int:
+        """The index of the next that is not to be avoided, else simply of the next."""
+        count = len(self._usable)
+        for step in range(count):
+            index = (self._next + step) % count
+            if self._usable[index] not in avoid:
+                return index
+        return self._next
 
     def _weighted(self, avoid: Collection[Endpoint]) -> Endpoint:
         usable, weights, current = self._usable, self._weights, self._current
