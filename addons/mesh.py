@@ -47,8 +47,10 @@ class Mesh:
         # Later changes of options reach the features themselves; this is for the first values.
         if self.features and updated >= set(ctx.options.keys()):
             for feature in self.features:
-                with _told():
-                    ctx.master.addons.invoke_addon_sync(feature, hooks.ConfigureHook(updated))
+                # Those behind one that a mistake kept from loading have no options yet.
+                if feature in ctx.master.addons:
+                    with _told():
+                        ctx.master.addons.invoke_addon_sync(feature, hooks.ConfigureHook(updated))
 
     def running(self) -> None:
         # Called at a reload too, when nobody else tells the new features that the proxy runs.

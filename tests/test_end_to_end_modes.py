@@ -101,7 +101,7 @@ def test_outbound_and_inbound_of_one_service(mesh, tmp_path, launcher):
             assert (got.status, got.body, got.header("x-for")) == (200, b"from the application", "shop")
             sent, received = (proxy.line("/hello") for proxy in proxies)
             assert (sent["service"], sent["source"], sent["route"]) == ("backend", "shop", "routes[0]")
-            assert (received["service"], received["source"], received["route"]) == ("backend", "", None)
+            assert (received["service"], received["source"], received["route"]) == ("backend", "", "")
             assert sent["request_id"] == received["request_id"]
             nodes = mesh.nodes().values()
             assert sorted(node.service for node in nodes) == ["backend", "shop"]
