@@ -44,6 +44,8 @@ def usual(content=b"body", response=True) -> http.HTTPFlow:
     end = None if content is None else NOW
     made = http.HTTPFlow(*sides(), live=True)
     made.timestamp_created = NOW
+    # What the class says as long as the flow does not.
+    made.response, made.error, made.websocket = made.response, made.error, made.websocket
     made.request = http.Request(
         "up", 80, b"POST", b"http", b"", b"/a?b=c", b"HTTP/1.1", http.Headers(FIELDS), content, None, NOW, end
     )

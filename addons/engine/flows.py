@@ -112,6 +112,10 @@ def make_flow(
         "metadata": {},
         "comment": "",
         "request": request,
+        # Of the class otherwise, where Python takes longer to find them; they are asked for again and again.
+        "response": None,
+        "error": None,
+        "websocket": None,
     }
     flow.__dict__ = values
     return flow
