@@ -14,6 +14,8 @@ from addons.engine.wire import Fields, value
 _AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%\x80-\xff-]+)(?::([0-9]{0,5}))?")
 _PORTS = {b"http": 80, b"https": 443}
 _REMEMBERED = 1000
+_HASH = ord("#")
+"""A number: for bytes Python would raise and drop an error before it looks for them in others."""
 
 
 class Destination(NamedTuple):
@@ -87,7 +89,7 @@ class Destinations:
                 # RFC 9112, 3.2.2: a proxy ignores the Host that came with an absolute URL.
                 host = named
                 fields = with_host(fields, named)
-        if b"#" in path:
+        if _HASH in path:
             # As Envoy does: who takes the fragment for a part of the path matches other routes.
             raise BadRequest(400, "a target with a fragment")
         place = None

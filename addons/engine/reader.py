@@ -121,7 +121,7 @@ class AnswerReader:
         self.reason = b"".join(self._reason)
         pending.clear()
         self._reason.clear()
-        if b"\0" in self.reason:
+        if 0 in self.reason:
             raise Refused("a NUL in the reason")
         if status < 200:
             self._on_interim(status, length, chunked)

@@ -25,7 +25,7 @@ _PLAIN = frozenset((b"keep-alive", b"close", b"upgrade", b"te", b"keep-alive, up
 
 def request_head(method: bytes, target: bytes, fields: Fields, version: bytes = b"HTTP/1.1") -> bytes:
     """The head of a request up to and with its empty line. ValueError when a line break is hidden in a part of it."""
-    return _head(b"%b %b %b" % (method, target, version), fields)
+    return _head(b" ".join((method, target, version)), fields)
 
 
 def answer_head(status: int, reason: bytes, fields: Fields, version: bytes = b"HTTP/1.1") -> bytes:
@@ -34,14 +34,11 @@ def answer_head(status: int, reason: bytes, fields: Fields, version: bytes = b"H
 
 
 def _head(first_line: bytes, fields: Fields) -> bytes:
-    head = (
-        b"%b\r\n%b\r\n\r\n" % (first_line, b"\r\n".join(map(_line, fields)))
-        if fields
-        else first_line + b"\r\n\r\n"
-    )
+    head = b"\r\n".join((first_line, *map(_line, fields), b"", b""))
     # One break per line and no other: what an addon or a policy puts into a value cannot become a field or a request.
+    # NUL as a number: for bytes in bytes Python raises and drops an error before it looks.
     breaks = len(fields) + 2
-    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
+    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or 0 in head:
         raise ValueError("a line break or NUL inside a header")
     return head
 
