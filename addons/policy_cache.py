@@ -1,16 +1,14 @@
 """The last good policy in a file, for a proxy that starts while Redis is away."""
 
 import asyncio
-import contextlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from control.files import write_file
 from control.policy.endpoints import NOBODY, Registered, Registry
 from control.policy.errors import PolicyErrors
 from control.policy.snapshot import Snapshot
@@ -75,17 +73,7 @@ def write_cache(
             service: [asdict(each) for each in found] for service, found in registered.items()
         }
     text = json.dumps(said)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    write_file(path, text.encode())
 
 
 def read_cache(path: Path, mesh: str) -> tuple[int, dict[str, str], str, dict[str, tuple[Registered, ...]]]:

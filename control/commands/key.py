@@ -29,7 +29,7 @@ def init(
     MITMESH_POLICY_KEY, and every proxy mesh_policy_key. Sign what is there already
     with `mitmesh key sign`.
     """
-    from control.identity.private_files import write_file
+    from control.files import write_file
     from control.signing import name_of, new_key, read_public
 
     directory = Path(out).expanduser()

@@ -15,13 +15,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from control.files import write_file
 from control.identity import x509 as certificates
 from control.identity.bundles import Bundle, write_bundle
 from control.identity.folders import AuthorityError, told
 from control.identity.identity import Identity, read_certificates
 from control.identity.ledger import Ledger
 from control.identity.names import spiffe_id
-from control.identity.private_files import read_secret, write_file
+from control.identity.private_files import read_secret
 from control.identity.tokens import make_token, read_token
 
 _STATE, _TOKEN_KEY, _LEDGER, _LOCK = "authority.json", "tokens.key", "ledger.json", "lock"

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from cryptography import x509
 
+from control.files import write_file
 from control.identity import x509 as certificates
 from control.identity.names import parse_spiffe_id
-from control.identity.private_files import NOT_EVERYBODY, read_secret, write_file
+from control.identity.private_files import NOT_EVERYBODY, read_secret
 
 CERTIFICATE, KEY, BUNDLE = "cert.pem", "key.pem", "bundle.pem"
 

@@ -8,7 +8,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from control.identity.private_files import write_file
+from control.files import write_file
 from control.identity.tokens import Token
 
 _FORGOTTEN_AFTER = 86400.0

@@ -62,16 +62,7 @@ def normalize_path(path: str) -> str:
     if "\\" in path:
         path = path.replace("\\", "/")
     if "/." in path:
-        kept: list[str] = []
-        segments = path.split("/")[1:]
-        for segment in segments:
-            if segment == "..":
-                del kept[-1:]
-            elif segment != ".":
-                kept.append(segment)
-        if segments[-1] in (".", ".."):
-            kept.append("")
-        path = "/" + "/".join(kept)
+        path = undotted(path)
     return path
 
 
@@ -168,3 +159,17 @@ class RequestFacts:
                         value = value[1:-1]
                     cookies.setdefault(key.strip(), value)
         return cookies.get(name)
+
+
+def undotted(path: str) -> str:
+    """The path without dot segments (RFC 3986, 5.2.4)."""
+    kept: list[str] = []
+    segments = path.split("/")[1:]
+    for segment in segments:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    if segments and segments[-1] in (".", ".."):
+        kept.append("")
+    return "/" + "/".join(kept)

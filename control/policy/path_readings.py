@@ -9,7 +9,7 @@ asked about every reading.
 import re
 from urllib.parse import quote, unquote_to_bytes
 
-from control.policy.facts import normalize_path
+from control.policy.facts import normalize_path, undotted
 
 LONGEST = 2048
 """Characters of a path that can be read in several ways; a longer one is not looked at, and refused."""
@@ -45,7 +45,7 @@ def readings(path: str) -> list[str] | None:
             text.replace("\\", "/"),
             _PARAMETERS.sub("", text),
             _SLASHES.sub("/", text),
-            _undotted(text),
+            undotted(text),
         ):
             if read not in found:
                 found[read] = None
@@ -57,20 +57,6 @@ def readings(path: str) -> list[str] | None:
 
 def _decoded(path: str) -> str:
     return unquote_to_bytes(path.encode("latin-1", "replace")).decode("latin-1")
-
-
-def _undotted(path: str) -> str:
-    """The path without dot segments (RFC 3986, 5.2.4)."""
-    kept: list[str] = []
-    segments = path.split("/")[1:]
-    for segment in segments:
-        if segment == "..":
-            del kept[-1:]
-        elif segment != ".":
-            kept.append(segment)
-    if segments and segments[-1] in (".", ".."):
-        kept.append("")
-    return "/" + "/".join(kept)
 
 
 def _spelt(path: str) -> str:
