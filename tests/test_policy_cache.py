@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from addons import policy_cache
 from addons.policy_cache import read_cache, write_cache
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -42,7 +41,7 @@ def test_a_write_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(policy_cache.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_cache(path, "mesh", 2, {})
     assert read_cache(path, "mesh") == (1, {}, "", {})
