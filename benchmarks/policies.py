@@ -98,7 +98,16 @@ def features(upstream: int) -> dict[str, Document]:
         "retry with per_try_timeout": {"retry": {**retry, "per_try_timeout": "30s"}},
         "retry judging bodies": {"retry": {**retry, "on": ["5xx", {"body": "failure\n"}]}},
         "header operations": headers,
+        "hedging that is not needed": {"retry": {**retry, "hedge": {"after": "10s", "max": 2}}},
         "a fault that does not fire": {"faults": [fault]},
+        "a hash of a header": {"load_balancer": {"hash": {"header": "host"}}},
+        "a sticky split": {"to": SPLIT, "sticky": {"header": "host"}},
+        "limits": {"circuit_breaker": {"limits": {"connections": 1000, "requests": 1000}}},
+        "a rate limit": {"rate_limit": {"requests": 1_000_000, "per": "1s"}},
+        "authorization": {"authorization": {"deny": [{"paths": {"prefix": "/admin"}}]}},
+        "a rewrite": {"rewrite": {"host": "other.example"}},
+        "cors": {"cors": {"allow_origins": ["https://app.example"]}},
+        "a mirror of 1 %": {"mirror": {"to": "v2", "percent": 1}},
         **{name.replace("_", " "): {name: value} for name, value in known().items()},
     }
     off = {"access_log": "off"}
