@@ -102,6 +102,7 @@ class Exchange:
         "attempts",
         "flags",
         "started",
+        "ended",
         "wall",
         "bytes_in",
         "bytes_out",
@@ -132,6 +133,8 @@ class Exchange:
         self.attempts: list[Attempt] = []
         self.flags: list[str] = []
         self.started = time.perf_counter()
+        self.ended = 0.0
+        """When the log told of it, so that the metrics say the same; 0.0: not logged."""
         self.wall = time.time()
         self.bytes_in = 0
         self.bytes_out = 0

@@ -118,7 +118,7 @@ class Metrics:
             logger.error(f"{what}; further failures are counted, not logged", exc_info=error)
 
     def _count(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
-        took = (time.perf_counter() - exchange.started) * 1000
+        took = ((exchange.ended or time.perf_counter()) - exchange.started) * 1000
         response = flow.response
         status = 0 if response is None else response.data.status_code
         attempts = exchange.attempts
