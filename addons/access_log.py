@@ -74,7 +74,7 @@ class AccessLog:
         if self._writer is None:
             return
         rule = exchange.route.access_log if exchange.route is not None else None
-        status = flow.response.status_code if flow.response is not None else None
+        status = flow.response.data.status_code if flow.response is not None else None
         if rule is None or rule.wants(status, self._random):
             self._writer.write(line(flow, exchange))
 
@@ -93,10 +93,10 @@ def line(flow: http.HTTPFlow, exchange: Exchange) -> str:
         host, path = f"{request.host}:{request.port}", request.path
     attempts = exchange.attempts
     if len(attempts) == 1:
-        tries = _attempt(attempts[0])
         upstream = f"{attempts[0].ms:.3f}"
+        tries = _attempt(attempts[0], upstream)
     else:
-        tries = ",".join([_attempt(attempt) for attempt in attempts])
+        tries = ",".join([_attempt(attempt, f"{attempt.ms:.3f}") for attempt in attempts])
         upstream = f"{sum([attempt.ms for attempt in attempts]):.3f}" if attempts else "null"
     agent = value(request.data.headers.fields, b"user-agent")
     who, where = _fixed(exchange)
@@ -170,13 +170,13 @@ def _reached(exchange: Exchange) -> str | None:
     return None if last is None else last.version
 
 
-def _attempt(attempt: Attempt) -> str:
+def _attempt(attempt: Attempt, ms: str) -> str:
     if attempt.error is not None:
         told = f'"error":"{attempt.error}","detail":{_text(attempt.detail)}'
     else:
         told = f'"status":{attempt.status or "null"}'
     injected = ',"injected":true' if attempt.injected else ""
-    return f'{{"endpoint":{_text(attempt.address)},"ms":{attempt.ms:.3f},{told}{injected}}}'
+    return f'{{"endpoint":{_text(attempt.address)},"ms":{ms},{told}{injected}}}'
 
 
 class _Clock:

@@ -106,10 +106,10 @@ class Call(Direct):
 
     def then(self, callback: Callable[["Call"], None]) -> None:
         """Call back as soon as the call is `done`, at once if it is; in place of awaiting it."""
-        if self.done:
-            callback(self)
-        else:
+        if self.answer is None and self.error is None:
             self._callback = callback
+        else:
+            callback(self)
 
     def cancel(self, error: Exception) -> None:
         """End it with that error: the connection is closed, whoever awaits or reads the rest gets the error.

@@ -138,16 +138,17 @@ class NarrowedHooks(Hooks):
         hooks = self._hooks.get(name)
         if hooks is None:
             hooks = self.find(name)
-        for following, hook in enumerate(hooks, 1):
+        alone = len(args) == 1  # then Python calls each in this same interpreter loop
+        for hook in hooks:
             try:
-                result = hook(*args)
+                result = hook(args[0]) if alone else hook(*args)
             except exceptions.AddonHalt:
                 return None
             except Exception:
                 _log("run")
             else:
                 if result is not None:
-                    return _follow(result, hooks, following, args)
+                    return _follow(result, hooks, hooks.index(hook) + 1, args)
         return None
 
     def _renew(self) -> None:
