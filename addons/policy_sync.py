@@ -110,13 +110,14 @@ class PolicySync:
                     # A revision that is not new to us: read ahead of its publication, or made anew after a flush.
                     again = hint is None or self._seen is None or hint.revision <= self._seen
                     await self._sync(hint, whole=again)
-                    if hint is None:
-                        await self.sync_endpoints()
                     if not self.connected:
+                        # Before anything else is asked of it: a Redis that is lost then was there, and its loss is told.
                         self.connected = True
                         wait = _SHORTEST_WAIT
                         logger.info(f"following {self._store.url_shown}")
                         await self._report()
+                    if hint is None:
+                        await self.sync_endpoints()
             except StoreError as error:
                 await self._lost(error)
             await asyncio.sleep(wait)

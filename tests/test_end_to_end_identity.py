@@ -155,7 +155,7 @@ def test_two_workers_have_a_certificate_each(tmp_path: Path, valkey: Valkey, ca:
 def test_a_certificate_survives_the_authority_and_is_warned_of(
     tmp_path: Path, valkey: Valkey, ca: CA
 ) -> None:
-    ca.lifetime = "8s"
+    ca.lifetime = "20s"
     ca.start()
     mesh = Mesh(valkey.url)
     web = proxy(tmp_path, valkey.url, "web", ca.token("web"))
