@@ -30,6 +30,7 @@ from mitmproxy.tools import main as tools  # noqa: E402
 
 from addons.chain import chain  # noqa: E402
 from addons.engine.hooks import HookTable  # noqa: E402
+from addons.halting import halt_others_only  # noqa: E402
 from addons.listener import Listeners  # noqa: E402
 from addons.mtls import Mtls  # noqa: E402
 from addons.own_stack import settings  # noqa: E402
@@ -93,6 +94,7 @@ class LeanMaster(master.Master):
 
     def __init__(self, opts: options.Options) -> None:
         super().__init__(opts, with_termlog=False)
+        halt_others_only(self.addons)
         self._options = LeanOptions()
         self._features = [self._options, *chain()]
         self.addons.add(

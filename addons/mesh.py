@@ -23,6 +23,7 @@ if _ROOT not in sys.path:
 from addons.chain import chain  # noqa: E402
 from addons.fast_lane import FastLane  # noqa: E402
 from addons.guard import Guard  # noqa: E402
+from addons.halting import halt_others_only  # noqa: E402
 from addons.own_stack import settings, stopping  # noqa: E402
 
 logger = logging.getLogger("mesh")
@@ -35,6 +36,7 @@ class Mesh:
         self.features: list[object] = []
 
     def load(self, loader: Loader) -> None:
+        halt_others_only(ctx.master.addons)
         guard = ctx.master.addons.get("guard")
         if guard is not None:
             ctx.master.addons.remove(guard)

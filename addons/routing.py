@@ -86,7 +86,8 @@ class Routing:
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
         """No tunnel to where no request may go. What is HTTP inside it is routed request by request."""
-        if flow.response is not None:
+        if flow.response is not None and not 200 <= flow.response.status_code < 300:
+            # An addon that answers 2xx itself opens the tunnel.
             return
         exchange = exchange_of(flow)
         try:

@@ -201,11 +201,13 @@ def test_a_failure_stops_the_request(monkeypatch, caplog):
     ],
 )
 def test_a_tunnel_leads_only_where_requests_may_go(policy, flag):
-    flow = make_flow("http://db:5432/", "CONNECT")
-    exchange = pinned(flow, policy)
-    Routing().http_connect(flow)
-    assert (flow.response.headers["x-mesh-flag"] if flow.response else None) == flag
-    assert exchange.flags == ([flag] if flag else [])
+    for opened in (None, make_answer(200)):
+        flow = make_flow("http://db:5432/", "CONNECT")
+        flow.response = opened
+        exchange = pinned(flow, policy)
+        Routing().http_connect(flow)
+        assert (flow.response.headers.get("x-mesh-flag") if flow.response else None) == flag
+        assert exchange.flags == ([flag] if flag else [])
 
 
 def test_a_tunnel_that_cannot_be_judged_is_refused():

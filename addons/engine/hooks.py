@@ -11,7 +11,7 @@ from typing import Any
 from mitmproxy import addonmanager, exceptions
 
 from addons.engine.driver import isolated, needs_task
-from addons.engine.marks import WANTED, is_for_the_engine, predicates
+from addons.engine.marks import WANTED, is_for_the_engine, predicates, unhalted
 from addons.engine.watched import Manager, Watched
 
 Hook = Callable[..., Any]
@@ -56,7 +56,7 @@ class HookTable(Hooks):
 
     Compiled again when an addon was added, removed or reloaded; after other changes (a method put onto a live addon)
     call `refresh`. An exception in one hook is logged as mitmproxy does and the next hook is called; AddonHalt ends the
-    event.
+    event for all but the mesh.
     """
 
     def __init__(self, manager: Manager) -> None:
@@ -143,7 +143,7 @@ class NarrowedHooks(Hooks):
             try:
                 result = hook(args[0]) if alone else hook(*args)
             except exceptions.AddonHalt:
-                return None
+                return _run(unhalted(hooks, hooks.index(hook)), 0, args)
             except Exception:
                 _log("run")
             else:
@@ -206,7 +206,7 @@ def _run(hooks: tuple[Hook, ...], start: int, args: tuple[Any, ...]) -> Awaitabl
         try:
             result = hooks[index](*args)
         except exceptions.AddonHalt:
-            return None
+            return _run(unhalted(hooks, index), 0, args)
         except Exception:
             _log("_run")
         else:
@@ -234,7 +234,7 @@ async def _wait(
     try:
         await pending
     except exceptions.AddonHalt:
-        return
+        hooks, following = unhalted(hooks, following - 1), 0
     except Exception:
         _log("_wait")
     rest = _run(hooks, following, args)

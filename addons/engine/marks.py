@@ -1,4 +1,4 @@
-"""Marks on hooks that say where they have nothing to do, so that they are not called there."""
+"""What hooks say about themselves: where they have nothing to do, and whose they are."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -8,6 +8,7 @@ Predicate = Callable[[Any], bool]
 
 WANTED = "mesh_wanted"
 _ELSEWHERE = "mesh_elsewhere"
+_PACKAGE = __name__.partition(".")[0] + "."
 
 predicates: list[Predicate] = []
 """All that were given to `wanted_if`."""
@@ -34,3 +35,17 @@ def elsewhere(function: Function) -> Function:
 def is_for_the_engine(hook: Callable[..., Any]) -> bool:
     """False for a hook that is `elsewhere`."""
     return getattr(hook, _ELSEWHERE, False) is not True
+
+
+def is_of_the_mesh(thing: object) -> bool:
+    """Of a hook or an addon: it is the mesh's, not a user's and not mitmproxy's."""
+    return str(getattr(thing, "__module__", "")).startswith(_PACKAGE)
+
+
+def unhalted(hooks: tuple[Function, ...], index: int) -> tuple[Function, ...]:
+    """What is still called of an event whose hook at `index` raised AddonHalt.
+
+    That is for addons to keep each other from an event. The mesh is no such addon: it is what carries the request, by
+    its policy. What the mesh itself halts is halted.
+    """
+    return () if is_of_the_mesh(hooks[index]) else tuple(filter(is_of_the_mesh, hooks[index + 1 :]))

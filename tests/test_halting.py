@@ -1,0 +1,87 @@
+"""AddonHalt in both lanes' dispatch: it ends an event for the addons behind, the mesh's excepted."""
+
+import asyncio
+
+import pytest
+from mitmproxy import exceptions
+from mitmproxy.master import Master
+from mitmproxy.options import Options
+from mitmproxy.proxy.layers.http import HttpRequestHook
+from mitmproxy.test import tflow
+
+from addons.engine.hooks import HookTable
+from addons.halting import halt_others_only
+
+
+class Addon:
+    """Its name says what it does: `halts`, `fails`; `mesh` is the mesh's, `later` is async."""
+
+    def __init__(self, name, log):
+        self.name = name
+        log = log.append
+
+        def act():
+            log(name)
+            if "halts" in name:
+                raise exceptions.AddonHalt
+            if "fails" in name:
+                raise RuntimeError("on purpose")
+
+        def request(flow):
+            act()
+
+        async def request_later(flow):
+            await asyncio.sleep(0)
+            act()
+
+        self.request = request_later if "later" in name else request
+        self.__module__ = self.request.__module__ = "addons.feature" if "mesh" in name else "somebody.addon"
+
+
+class Holder:
+    """As a script that has addons."""
+
+    name = "holder"
+
+    def __init__(self, *inner):
+        self.addons = list(inner)
+
+
+CHAINS = {
+    "a halts, b, mesh": "a halts, mesh",
+    "a later halts, b, mesh": "a later halts, mesh",
+    "mesh 1, a halts, b, mesh 2, c, mesh 3": "mesh 1, a halts, mesh 2, mesh 3",
+    "a halts, mesh later, b, mesh": "a halts, mesh later, mesh",
+    "a halts, mesh fails, b, mesh": "a halts, mesh fails, mesh",
+    "a halts, b halts, mesh": "a halts, mesh",
+    "a, mesh halts, b, mesh": "a, mesh halts",
+    "a, mesh later halts, b, mesh": "a, mesh later halts",
+    "a halts, mesh 1, mesh halts, mesh 2": "a halts, mesh 1, mesh halts",
+    "a fails, b halts, mesh": "a fails, b halts, mesh",
+    "mesh, a halts": "mesh, a halts",
+    "a halts, b": "a halts",
+    "a, b, mesh": "a, b, mesh",
+}
+
+
+@pytest.fixture
+def manager():
+    loop = asyncio.new_event_loop()
+    yield Master(Options(), event_loop=loop).addons
+    loop.close()
+
+
+@pytest.mark.parametrize("lane", ["engine", "table", "mitmproxy's own"])
+@pytest.mark.parametrize("chain", CHAINS)
+async def test_the_mesh_hears_what_others_do_not(manager, chain, lane):
+    log = []
+    first, *others = [Addon(name, log) for name in chain.split(", ")]
+    manager.add(Holder(first), *others)
+    flow = tflow.tflow()
+    if lane == "mitmproxy's own":
+        halt_others_only(manager)
+        await manager.trigger_event(HttpRequestHook(flow))
+    else:
+        hooks = HookTable(manager)
+        await (hooks.engine if lane == "engine" else hooks).trigger("request", flow)
+    assert ", ".join(log) == CHAINS[chain]
