@@ -68,20 +68,24 @@ class LogWriter:
             self._wake.clear()
             # Lines that arrive from here on wake the thread again.
             self._waiting = False
-            self._flush()
-        self._flush()
+            # And only they do: a thread that wrote whatever came meanwhile would never rest under load, and each of
+            # its writes takes the interpreter from the event loop.
+            self._flush(len(self._lines))
+        self._flush(len(self._lines))
         if self._path is not None:
             self._file.close()
 
-    def _flush(self) -> None:
-        while self._lines:
-            self._put("\n".join(self._some()) + "\n")
+    def _flush(self, count: int) -> None:
+        while count > 0:
+            some = self._some(count)
+            count -= len(some)
+            self._put("\n".join(some) + "\n")
 
-    def _some(self) -> list[str]:
+    def _some(self, most: int) -> list[str]:
         """Lines to write in one go: those of other processes that write there too must not stand within one."""
         lines = self._lines
         if not self._piped:
-            return [lines.popleft() for _ in range(min(len(lines), 10_000))]
+            return [lines.popleft() for _ in range(min(most, 10_000))]
         some = [lines.popleft()]
         size = len(some[0]) + 1
         while lines and (size := size + len(lines[0]) + 1) <= _PIPE_AT_ONCE:
