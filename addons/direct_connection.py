@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from mitmproxy import connection, platform
 from mitmproxy.proxy import mode_specs
 
+from addons.engine.client_link import HEAD_TIMEOUT, IDLE_TIMEOUT
 from addons.engine.flows import make_id
 from addons.engine.lane import Lane
 from addons.engine.link import WRITE_HIGH, WRITE_LOW
-from addons.engine.server import HEAD_TIMEOUT, IDLE_TIMEOUT, ServerConnection
+from addons.engine.server import ServerConnection
 from addons.engine.tls import TlsLayer
 from addons.fast_lane import begins_http1
 from addons.mtls import Entry, Mtls
@@ -28,7 +29,7 @@ class DirectConnection(ServerConnection):
     def __init__(
         self, listeners: "Listeners", lane: Lane, instance: Any, loop: asyncio.AbstractEventLoop
     ) -> None:
-        super().__init__(lane.serve, self._over, loop.time)
+        super().__init__(lane.serve, self._over, loop.time, lane.outbox)
         self._listeners = listeners
         self._instance = instance
         self._first: bytes | None = b""

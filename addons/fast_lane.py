@@ -7,10 +7,11 @@ from mitmproxy import connection, ctx
 from mitmproxy.addonmanager import Loader
 from mitmproxy.proxy import mode_specs
 
+from addons.engine.client_link import HEAD_TIMEOUT, IDLE_TIMEOUT
 from addons.engine.destination import Destinations
 from addons.engine.hooks import HookTable
 from addons.engine.lane import Lane
-from addons.engine.server import HEAD_TIMEOUT, IDLE_TIMEOUT, ServerConnection
+from addons.engine.server import ServerConnection
 from addons.own_stack import stopping
 
 logger = logging.getLogger("mesh.fast_lane")
@@ -124,7 +125,8 @@ class FastLane:
             read_later(reader)
             over.set_result(False)
 
-        protocol = ServerConnection(self._lane(client.proxy_mode).serve, closed, loop.time)
+        lane = self._lane(client.proxy_mode)
+        protocol = ServerConnection(lane.serve, closed, loop.time, lane.outbox)
         protocol.tag = (client, server)
         protocol.take_back = take_back
         data = bytes(reader._buffer)  # type: ignore[attr-defined]

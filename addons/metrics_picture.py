@@ -1,6 +1,6 @@
 """What the proxy can tell of itself at this moment, gathered for a scrape."""
 
-from addons.engine.client import PoolStats
+from addons.engine.pool import PoolStats
 from addons.forwarder import Forwarder
 from addons.metrics import Metrics
 from addons.metrics_labels import LATENCY, UNCLAIMED, UNKNOWN, addresses_of

@@ -17,8 +17,8 @@ from mitmproxy import certs, connection, ctx
 from mitmproxy.proxy import mode_specs
 
 from addons.certificates import Certificates
+from addons.engine.client_link import HEAD_TIMEOUT, IDLE_TIMEOUT
 from addons.engine.origin import Origin
-from addons.engine.server import HEAD_TIMEOUT, IDLE_TIMEOUT
 from addons.engine.tls import Security, TlsLayer
 from addons.fast_lane import read_later
 from addons.mtls_contexts import Contexts

@@ -7,9 +7,9 @@ import struct
 
 import pytest
 
-from addons.engine.client import PoolStats
 from addons.engine.errors import UpstreamError
 from addons.engine.origin import Origin
+from addons.engine.pool import PoolStats
 from tests.engine_peers import (
     GET,
     HELLO,

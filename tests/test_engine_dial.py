@@ -8,9 +8,10 @@ import ssl
 import pytest
 
 from addons.engine import dial as dialling
-from addons.engine.client import PoolStats, default_tls
+from addons.engine.client import default_tls
 from addons.engine.errors import UpstreamError
 from addons.engine.origin import Origin
+from addons.engine.pool import PoolStats
 from tests.conftest import free_port
 from tests.engine_certificates import Authority
 from tests.engine_peers import GET, HELLO, OK, answering, client, head_of, on_both_loops, peer

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from addons.engine import client_link, server
+from addons.engine import client_link
 from addons.engine.errors import BadRequest, ClientGone
 from addons.engine.server import ServerConnection
 from tests.engine_peers import on_both_loops
@@ -308,7 +308,7 @@ async def test_a_head_that_takes_too_long_is_408(before, part):
         if before.count(b"GET") == 2:
             await client.answer()
         await until(lambda: there.made and there.made[0]._reader.in_head)
-        there.look(server.HEAD_TIMEOUT - 1)
+        there.look(client_link.HEAD_TIMEOUT - 1)
         for byte in (b"x", b"y"):
             # A byte now and then does not help.
             client.send(byte)
@@ -327,7 +327,7 @@ async def test_an_idle_connection_is_closed_without_a_word(before):
         if before:
             await client.answer()
         await until(lambda: there.made)
-        there.look(server.IDLE_TIMEOUT - 1)
+        there.look(client_link.IDLE_TIMEOUT - 1)
         there.look(2)
         assert await client.rest() == b""
 
@@ -343,10 +343,10 @@ async def test_a_request_that_takes_long_is_not_idle_and_its_end_begins_idleness
     async with listening(serve) as there:
         client = await there.connect(GET % 0)
         await until(lambda: there.made and there.made[0]._driver)
-        there.look(server.IDLE_TIMEOUT + 1)
+        there.look(client_link.IDLE_TIMEOUT + 1)
         go.set()
         await client.expect(ok(b"/0 "))
-        there.look(server.IDLE_TIMEOUT - 1)
+        there.look(client_link.IDLE_TIMEOUT - 1)
         client.send(GET % 1)
         await client.expect(ok(b"/1 "))
 
@@ -369,10 +369,10 @@ async def test_a_body_that_stops_coming_is_408(gather):
     async with listening(serve) as there:
         client = await there.connect(POST % (0, 10) + b"abc")
         await until(lambda: there.made and there.made[0]._driver)
-        there.look(server.IDLE_TIMEOUT - 1)
+        there.look(client_link.IDLE_TIMEOUT - 1)
         client.send(b"d")
         await asyncio.sleep(0.01)
-        there.look(server.IDLE_TIMEOUT - 1)
+        there.look(client_link.IDLE_TIMEOUT - 1)
         assert not gone
         there.look(2)
         assert (await client.rest()).startswith(b"HTTP/1.1 408 ")
@@ -390,8 +390,8 @@ async def test_a_body_that_waits_for_us_is_not_late():
     async with listening(serve) as there:
         client = await there.connect(POST % (0, 1_000_000) + b"a" * 1_000_000)
         await until(lambda: there.made and there.made[0]._reading_paused)
-        there.look(server.IDLE_TIMEOUT + 1)
-        there.look(server.IDLE_TIMEOUT + 1)
+        there.look(client_link.IDLE_TIMEOUT + 1)
+        there.look(client_link.IDLE_TIMEOUT + 1)
         go.set()
         await client.expect(ok(b"/0 " + b"a" * 1_000_000))
 

@@ -14,7 +14,7 @@ import pytest
 from mitmproxy.proxy import mode_specs
 from wsproto.events import TextMessage
 
-from addons.engine.server import HEAD_TIMEOUT, IDLE_TIMEOUT
+from addons.engine.client_link import HEAD_TIMEOUT, IDLE_TIMEOUT
 from addons.fast_lane import METHODS, _peek, begins_http1, is_for_the_engine
 from tests.conftest import Valkey, free_port
 from tests.engine_peers import leap, on_asyncio, settled

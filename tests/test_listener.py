@@ -13,8 +13,8 @@ from mitmproxy import platform
 from mitmproxy.proxy import mode_specs
 
 from addons import direct_connection
+from addons.engine.client_link import HEAD_TIMEOUT, IDLE_TIMEOUT
 from addons.engine.lane import Lane
-from addons.engine.server import HEAD_TIMEOUT, IDLE_TIMEOUT
 from addons.listener import Listeners, _check_free, _free_port, _udp_alone
 from tests.conftest import free_port
 from tests.engine_peers import on_both_loops

@@ -3,24 +3,15 @@
 import asyncio
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from addons.engine.call import Call
 from addons.engine.connection import Connection
 from addons.engine.dial import Tls, dial
 from addons.engine.errors import UpstreamError
 from addons.engine.origin import Origin
-from addons.engine.pool import Pool
+from addons.engine.outbox import Outbox
+from addons.engine.pool import Pool, PoolStats
 from addons.engine.silence import SilenceWatch
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStats:
-    """Connections to an origin right now: open (idle ones included), idle, and being opened."""
-
-    open: int
-    idle: int
-    opening: int
 
 
 def default_tls(origin: Origin) -> ssl.SSLContext:
@@ -45,6 +36,7 @@ class Client:
         tls_context: Callable[[Origin], Tls] | None = None,
         objection: Callable[[Connection], str] | None = None,
     ) -> None:
+        self.outbox = Outbox()
         self._objection = objection
         self._max_idle = max_idle_per_origin
         self._idle_expiry = idle_expiry

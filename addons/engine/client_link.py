@@ -10,7 +10,12 @@ from typing import Final, cast
 
 from addons.engine.errors import ClientGone
 from addons.engine.link import READ_SIZE, WRITE_HIGH, WRITE_LOW
+from addons.engine.outbox import Outbox
 
+HEAD_TIMEOUT: Final = 10.0
+"""Seconds from the first byte of a request's head to its last."""
+IDLE_TIMEOUT: Final = 300.0
+"""Seconds without a byte between requests, or either way in the middle of a request's body."""
 STALL_TIMEOUT: Final = 300.0
 """Seconds in which a client has to take some of what is sent to it."""
 LINGER: Final = 2.0
@@ -21,13 +26,19 @@ _ENDED = (b"\x07", b"\x08")  # TCP_CLOSE and TCP_CLOSE_WAIT of Linux
 
 
 class ClientLink(asyncio.Protocol):
-    """open: the client is there. since: when a byte last arrived; of a head, when its first byte did."""
+    """open: the client is there. since: when a byte last arrived; of a head, when its first byte did.
+
+    outbox: what is to leave together with what others write; flushed before anything else is done to the transport.
+    """
 
     transport: asyncio.Transport
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], outbox: Outbox) -> None:
+        self.outbox = outbox
         self.open = True
         self.write_paused = False
+        self.answered = False
+        """The answer to the request being served has begun."""
         self.since = clock()
         self.clock = clock
         self.lingering = False
@@ -46,6 +57,12 @@ class ClientLink(asyncio.Protocol):
             transport.max_size = READ_SIZE
 
     # To the client
+
+    def send(self, data: bytes, behind: bytes = b"") -> None:
+        """Write a whole answer, or a part of one."""
+        self.answered = True
+        self.outbox.flush()
+        self.transport.writelines((data, behind)) if behind else self.transport.write(data)
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -99,6 +116,7 @@ class ClientLink(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once: whatever was sent of an answer must not look like all of it."""
+        self.outbox.flush()
         if self.until_close and not self.transport.is_closing():
             with contextlib.suppress(OSError, AttributeError):
                 found: socket.socket = self.transport.get_extra_info("socket")
@@ -112,6 +130,7 @@ class ClientLink(asyncio.Protocol):
         """
         if self.lingering:
             return
+        self.outbox.flush()
         self.lingering = True
         self.since = self.clock()
         self._linger_until = self.since + LONGEST_LINGER

@@ -63,9 +63,9 @@ class Connection(Link):
                 if not self.write_paused:
                     call.wake_writer()
             else:
-                self.transport.write(call.head)
+                self.client.outbox.post(self.transport, call.head)
         elif len(body) <= JOIN_LIMIT:
-            self.transport.write(call.head + body)
+            self.client.outbox.post(self.transport, call.head + body)
         else:
             self._bulky = True
             self.transport.writelines((call.head, body))

@@ -48,7 +48,7 @@ def send(client: ServerConnection, incoming: Incoming, response: http.Response) 
         incoming.keep_alive = False
     head = answer_head(status, data.reason, fields + _connection(client, incoming))
     if len(body) <= JOIN_LIMIT:
-        client.send(head + body)
+        client.post(head + body)
     else:
         client.send(head, body)
 

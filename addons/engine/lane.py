@@ -14,6 +14,7 @@ from addons.engine.errors import BadRequest, ClientGone, UpstreamError
 from addons.engine.flows import make_flow, make_headers, make_request
 from addons.engine.hooks import HookTable
 from addons.engine.incoming import Incoming
+from addons.engine.outbox import Outbox
 from addons.engine.server import ServerConnection
 from addons.engine.upload import Transform, Upload, pieces
 from addons.engine.wire import value
@@ -32,9 +33,10 @@ class Killed(Exception):
 
 
 class Lane:
-    """Serves the connections of one listener; `serve` is what its ServerConnections call."""
+    """Serves the connections of one listener; `serve` is what its ServerConnections call, `outbox` one for all of them."""
 
     def __init__(self, hooks: HookTable, destinations: Destinations) -> None:
+        self.outbox = Outbox()
         self._hooks = hooks.engine
         self._destinations = destinations
 

@@ -1,6 +1,16 @@
 """Idle connections of one origin. Decides at once and closes nothing itself: it returns what to close."""
 
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """Connections to an origin right now: open (idle ones included), idle, and being opened."""
+
+    open: int
+    idle: int
+    opening: int
 
 
 class Poolable(Protocol):

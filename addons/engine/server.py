@@ -3,20 +3,17 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any
 
-from addons.engine.client_link import ClientLink
+from addons.engine.client_link import HEAD_TIMEOUT, IDLE_TIMEOUT, ClientLink
 from addons.engine.driver import Driver
 from addons.engine.errors import BadRequest, ClientGone
 from addons.engine.incoming import Incoming
+from addons.engine.outbox import Outbox
 from addons.engine.request_reader import RequestReader
 from addons.engine.wire import answer_head
 
-HEAD_TIMEOUT: Final = 10.0
-"""Seconds from the first byte of a request's head to its last."""
-IDLE_TIMEOUT: Final = 300.0
-"""Seconds without a byte between requests, or either way in the middle of a request's body."""
-
+_TEXT, _CLOSE = (b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")
 Serve = Callable[["ServerConnection", Incoming], Coroutine[Any, Any, None]]
 
 
@@ -27,11 +24,13 @@ class ServerConnection(ClientLink):
     """
 
     def __init__(
-        self, serve: Serve, closed: Callable[["ServerConnection"], None], clock: Callable[[], float]
+        self,
+        serve: Serve,
+        closed: Callable[["ServerConnection"], None],
+        clock: Callable[[], float],
+        outbox: Outbox | None = None,
     ) -> None:
-        super().__init__(clock)
-        self.answered = False
-        """The answer to the request being served has begun."""
+        super().__init__(clock, outbox or Outbox())
         self.settled = False
         """The outcome is clear and is being told: `serve` is not interrupted any more."""
         self.draining = False
@@ -179,28 +178,30 @@ class ServerConnection(ClientLink):
         """Whether another request may follow."""
         return request.complete and request.keep_alive and not self.draining
 
-    def send(self, data: bytes, behind: bytes = b"") -> None:
-        """Write a whole answer, or a part of one."""
-        self.answered = True
-        self.transport.writelines((data, behind)) if behind else self.transport.write(data)
+    def post(self, data: bytes) -> None:
+        """Write a whole answer at the end of this turn of the event loop."""
+        if self._reader.arrived:
+            # The next one is not to be begun before it is clear whether the client takes this one.
+            self.send(data)
+        else:
+            self.answered = True
+            self.outbox.post(self.transport, data)
 
     def _continue(self) -> None:
         if not self.answered and self.open:
+            self.outbox.flush()
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def refuse(self, refusal: BadRequest) -> None:
         """Answer what goes no further, and close."""
         body = refusal.reason.encode() + b"\n"
-        fields = (
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-        )
+        fields = (_TEXT, (b"content-length", b"%d" % len(body)), _CLOSE)
         self.send(answer_head(refusal.status, HTTPStatus(refusal.status).phrase.encode(), fields) + body)
         self.linger()
 
     def give_away(self, protocol: asyncio.Protocol) -> bytes:
         """The connection speaks something else from here on, by that protocol; what the client sent of it already."""
+        self.outbox.flush()
         self._given_away = True
         self.transport.set_protocol(protocol)
         return self._reader.behind
@@ -208,6 +209,7 @@ class ServerConnection(ClientLink):
     def give_back(self, request: Incoming) -> None:
         """Somebody else shall serve this request, for which nothing was written yet, and all that follows it."""
         assert self.take_back is not None
+        self.outbox.flush()
         self._given_away = True
         self.release()
         self.take_back(request.head() + self._reader.behind)
