@@ -16,7 +16,7 @@
 | RBAC | 403 | the policy does not allow this caller this request |
 | RBAC_AUDIT | | it would not, but is to be tried out first (`audit: true`) |
 | DC | | the client went away |
-| DPE | 400 | the client's request broke HTTP in the middle of its body |
+| DPE | 400 | the client's request is not valid HTTP (414, 431: too large), or broke it in the middle of its body |
 | SI | 408 | the client stopped in the middle of its body |
 | IE | 500 | an addon of the mesh failed; the request was stopped, not let through |
 

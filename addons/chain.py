@@ -24,6 +24,14 @@ from addons.retry import Retry
 from addons.rewrite import Rewrite
 from addons.routing import Routing
 from addons.sticky import StickySplits
+from addons.wellformed import Wellformed
+
+
+def ahead() -> list[object]:
+    """What stands before all addons, mitmproxy's own and the user's."""
+    return [
+        Wellformed(),  # before anybody reads in a request what may be read in two ways
+    ]
 
 
 def chain() -> list[object]:

@@ -28,7 +28,7 @@ from mitmproxy.addons import (  # noqa: E402
 from mitmproxy.tools import cmdline  # noqa: E402
 from mitmproxy.tools import main as tools  # noqa: E402
 
-from addons.chain import chain  # noqa: E402
+from addons.chain import ahead, chain  # noqa: E402
 from addons.engine.hooks import HookTable  # noqa: E402
 from addons.halting import halt_others_only  # noqa: E402
 from addons.listener import Listeners  # noqa: E402
@@ -98,6 +98,7 @@ class LeanMaster(master.Master):
         self._options = LeanOptions()
         self._features = [self._options, *chain()]
         self.addons.add(
+            *ahead(),
             # Standard output is the access log's.
             termlog.TermLog(sys.stderr),
             core.Core(),

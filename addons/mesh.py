@@ -20,11 +20,11 @@ _ROOT = str(Path(__file__).resolve().parent.parent)
 if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
-from addons.chain import chain  # noqa: E402
+from addons.chain import ahead, chain  # noqa: E402
 from addons.fast_lane import FastLane  # noqa: E402
 from addons.guard import Guard  # noqa: E402
 from addons.halting import halt_others_only  # noqa: E402
-from addons.own_stack import settings, stopping  # noqa: E402
+from addons.own_stack import put_first, settings, stopping  # noqa: E402
 
 logger = logging.getLogger("mesh")
 
@@ -40,9 +40,11 @@ class Mesh:
         guard = ctx.master.addons.get("guard")
         if guard is not None:
             ctx.master.addons.remove(guard)
-        self.features = [*chain(), FastLane()]
+        first, others = ahead(), [*chain(), FastLane()]
+        self.features = [*first, *others]
         with _told():
-            ctx.master.addons.add(*self.features)
+            put_first(ctx.master.addons, first)
+            ctx.master.addons.add(*others)
             ctx.options.update(**settings(ctx.options))
 
     def configure(self, updated: set[str]) -> None:

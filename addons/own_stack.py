@@ -2,10 +2,11 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mitmproxy import ctx, http, options
+from mitmproxy.addonmanager import AddonManager
 
 from addons.exchange import Exchange
 
@@ -20,6 +21,13 @@ def settings(given: options.Options) -> dict[str, Any]:
         changes["ssl_verify_upstream_trusted_ca"] = system.cafile
         changes["ssl_verify_upstream_trusted_confdir"] = system.capath
     return changes
+
+
+def put_first(manager: AddonManager, addons: Sequence[object]) -> None:
+    """Add these ahead of all that are there."""
+    added = [manager.register(addon) for addon in addons]
+    # A new list: events under way go on with the old one.
+    manager.chain = [*added, *manager.chain]
 
 
 def stopping() -> bool:

@@ -5,7 +5,7 @@ import inspect
 import pytest
 from mitmproxy.test import taddons
 
-from addons.chain import chain
+from addons.chain import ahead, chain
 from addons.engine.driver import taskless
 from addons.engine.hooks import HookTable
 from tests.flows import snapshot
@@ -25,7 +25,7 @@ HOOKS = [
 ]
 
 
-@pytest.mark.parametrize("feature", chain(), ids=lambda feature: type(feature).__name__)
+@pytest.mark.parametrize("feature", [*ahead(), *chain()], ids=lambda feature: type(feature).__name__)
 def test_no_hook_costs_every_exchange_a_task(feature: object) -> None:
     """A plain `async def` hook would be given one in the fast lane, for nothing where it has nothing to wait for."""
 
@@ -58,7 +58,7 @@ PLAIN = {
 async def test_a_feature_that_no_policy_uses_is_not_called() -> None:
     """One that is called for every request has to be worth it: mark its hooks with @needs, or name it here."""
     with taddons.context() as context:
-        context.master.addons.add(*chain())
+        context.master.addons.add(*ahead(), *chain())
         hooks = HookTable(context.master.addons).engine
         plain = hooks.narrowed(snapshot("service: web\nendpoints: ['10.0.0.1:80']").services["web"].own)
         # Before the routing nobody knows what there will be to do.

@@ -13,7 +13,7 @@ HOOKS = [
 ]  # fmt: skip
 BOMBS = [
     f"{type(feature).__name__.lower()}.{hook}"
-    for feature in chain.chain()
+    for feature in (*chain.ahead(), *chain.chain())
     for hook in HOOKS
     if hasattr(feature, hook)
 ]
@@ -51,7 +51,10 @@ addons = [Bombs(), User()]
 
 
 def test_names_of_addons_are_unique_and_none_is_mitmproxys():
-    names = [type(feature).__name__.lower() for feature in (*chain.chain(), mesh.FastLane(), mesh.Mesh())]
+    names = [
+        type(feature).__name__.lower()
+        for feature in (*chain.ahead(), *chain.chain(), mesh.FastLane(), mesh.Mesh())
+    ]
     assert len(set(names)) == len(names)
     assert not set(names) & {type(addon).__name__.lower() for addon in builtin.default_addons()}
 

@@ -153,7 +153,7 @@ class RequestReader:
             raise BadRequest(431, f"more than {FIELDS_LIMIT} header fields")
         if self._head > HEAD_LIMIT or self._pipelined:
             self._pipelined = False
-            _check_size(fields)
+            check_size(fields)
         self._head = 0
         length = 0
         chunked = sized = False
@@ -220,14 +220,14 @@ class RequestReader:
             self._pending.clear()
             if len(fields) > FIELDS_LIMIT:
                 raise BadRequest(431, f"more than {FIELDS_LIMIT} trailers")
-            _check_size(fields)
+            check_size(fields)
             trailers = allowed_trailers(fields)
         self.reading = None
         self._head = 0
         request.end(self._parser.should_keep_alive(), trailers)
 
 
-def _check_size(fields: Fields) -> None:
+def check_size(fields: Fields) -> None:
     if sum([len(name) + len(value) + 4 for name, value in fields]) > HEAD_LIMIT:
         raise BadRequest(431, f"more than {HEAD_LIMIT // 1024} KiB of headers")
 
