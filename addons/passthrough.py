@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable
 
-from mitmproxy import connection, http
+from mitmproxy import connection, ctx, http
 from mitmproxy.flow import Error
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
@@ -43,6 +43,12 @@ class Passthrough:
         self._forwarder = forwarder
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._names: dict[str, dict[tuple[str, int], str]] = {}
+
+    def configure(self, updated: set[str]) -> None:
+        if "stream_large_bodies" in updated and ctx.options.stream_large_bodies:
+            # In the middle of a body mitmproxy would begin to send what is not routed yet, or is refused.
+            logger.warning("stream_large_bodies: ignored, the mesh itself streams what is large")
+            ctx.options.stream_large_bodies = None
 
     @elsewhere
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:

@@ -1,4 +1,4 @@
-"""HTTP/2 requests whose fields would be something else in HTTP/1.1: none of them is written to an upstream."""
+"""HTTP/2 requests that must not reach an upstream: fields that would be something else in HTTP/1.1, refused bodies."""
 
 import socket
 import ssl
@@ -44,7 +44,8 @@ def authority(tmp_path_factory):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, authority):
     environment = {"SSL_CERT_FILE": str(authority.file)}
-    with World(tmp_path_factory.mktemp("http2"), environment=environment) as world:
+    options = {"stream_large_bodies": "1k"}
+    with World(tmp_path_factory.mktemp("http2"), environment=environment, options=options) as world:
         yield world
 
 
@@ -55,7 +56,7 @@ def upstream(world, authority):
         yield upstream
 
 
-def ask(port: int, changes: dict[bytes, bytes], body: bytes) -> int | None:
+def ask(port: int, changes: dict[bytes, bytes], body: bytes, target: str = "up:443") -> int | None:
     """The status of one HTTP/2 request through a tunnel, sent as it is; None: broken off."""
     fields = {
         b":method": b"POST" if body else b"GET",
@@ -69,7 +70,7 @@ def ask(port: int, changes: dict[bytes, bytes], body: bytes) -> int | None:
     trusting = ssl._create_unverified_context()
     trusting.set_alpn_protocols(["h2"])
     with socket.create_connection(("127.0.0.1", port), timeout=20) as plain:
-        plain.sendall(b"CONNECT up:443 HTTP/1.1\r\nhost: up:443\r\n\r\n")
+        plain.sendall(f"CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n".encode())
         assert plain.recv(1000).startswith(b"HTTP/1.1 200 ")
         with trusting.wrap_socket(plain, server_hostname="up") as client:
             connection = h2.connection.H2Connection(settings)
@@ -96,3 +97,16 @@ def test_refused(world, upstream, name, body):
     assert ask(world.proxy.port, BAD[name], body) in (400, None)
     assert ask(world.proxy.port, {b":path": b"/good"}, body) == 200
     assert [request.target for request in upstream.requests] == ["/good"]
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_a_body_is_not_sent_before_its_request_is_judged(world, authority, method):
+    """mitmproxy would, as soon as more has come than stream_large_bodies."""
+    with Upstream(saying(), authority.server("127.0.0.1")) as trap:
+        world.serve(
+            f'hosts: ["{trap.address}"]\nauthorization: {{deny: [{{methods: [GET, POST]}}]}}', "127.0.0.1:1"
+        )
+        changes = {b":method": method, b":authority": trap.address.encode()}
+        assert ask(world.proxy.port, changes, b"x" * 10_000, trap.address) == 403
+        assert trap.connections == 0
+    assert "stream_large_bodies: ignored" in world.proxy.console()
