@@ -15,3 +15,7 @@ class Guard:
         flow.request.stream = False
         if flow.response is None:
             own_answer(flow, None, 503, "NP", TEXT)
+
+    def http_connect(self, flow: http.HTTPFlow) -> None:
+        # What is in a tunnel may be no HTTP, and is not seen again then.
+        own_answer(flow, None, 503, "NP", TEXT)

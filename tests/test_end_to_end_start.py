@@ -186,7 +186,13 @@ def test_an_edit_with_a_mistake_is_told_and_nothing_passes_unrouted(tmp_path, re
     good = script.read_text()
     with Upstream() as upstream:
         mesh.apply('service: "*"\nunknown_hosts: refuse')
-        proxy = Proxy(tmp_path / "proxy", redis_url, mesh_script=script)
+        halting = tmp_path / "halting.py"
+        halting.write_text(
+            "from mitmproxy import exceptions\n"
+            "def requestheaders(flow):\n"
+            "    if 'x-halt' in flow.request.headers: raise exceptions.AddonHalt\n"
+        )
+        proxy = Proxy(tmp_path / "proxy", redis_url, mesh_script=script, scripts=[halting])
         with running(proxy):
             assert get(proxy.port, f"http://{upstream.address}/").flag == "NR"
             save(script, "raise RuntimeError('a slip of the pen')\n" + good)
@@ -194,6 +200,10 @@ def test_an_edit_with_a_mistake_is_told_and_nothing_passes_unrouted(tmp_path, re
             got = get(proxy.port, f"http://{upstream.address}/")
             assert (got.status, got.flag) == (503, "NP")
             assert got.text.startswith("the mesh was unloaded from this proxy")
+            got = send(proxy.port, "CONNECT", upstream.address)
+            assert (got.status, got.flag) == (503, "NP")
+            # Nor what an addon of the user's keeps others from.
+            assert get(proxy.port, f"http://{upstream.address}/", x_halt="yes").flag == "NP"
             # Nor does what would be streamed.
             got = send(proxy.port, "POST", f"http://{upstream.address}/", b"x" * 2_000_000)
             assert (got.status, got.flag) == (503, "NP")
