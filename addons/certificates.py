@@ -39,7 +39,7 @@ class Certificates:
         self.identity: Identity | None = None
         self.changed: list[Callable[[Identity], None]] = []
         """Called in the event loop after each change of `identity`, the first one included."""
-        self.error = ""
+        self.trouble = ""
         """Why there is no certificate, or no newer one; empty: nothing is missing."""
         self._generation = 0
         self._life: Life | None = None
@@ -100,10 +100,10 @@ class Certificates:
                         await self.look(store)
                 except StoreError as error:
                     # The policy feed tells of the same loss; here it matters only near a certificate's end.
-                    self.error = str(error)
-                if self.error and self.error != told:
-                    logger.warning(self.error)
-                told = self.error
+                    self.trouble = str(error)
+                if self.trouble and self.trouble != told:
+                    logger.warning(self.trouble)
+                told = self.trouble
                 self._warn_of_the_end()
                 await asyncio.sleep(_FIRST_LOOK if self._enrolment and not self.identity else LOOK)
         finally:
@@ -116,7 +116,7 @@ class Certificates:
             enrolment = self._enrolment
             if await enrolment.step(store):
                 self._take_enrolled(enrolment)
-            self.error = enrolment.error or enrolment.trust.error
+            self.trouble = enrolment.error or enrolment.trust.error
             return
         self.look_at_files()
         if self._trust is not None and self.identity is not None:
@@ -124,7 +124,7 @@ class Certificates:
             if text and self._trust.take(text) and self._trust.bundle is not None:
                 bundle = self._trust.bundle.pem
                 self._adopt(replace(self.identity, bundle=bundle, generation=self._generation + 1))
-            self.error = self._trust.error if text else ""
+            self.trouble = self._trust.error if text else ""
 
     # From a folder
 
@@ -188,7 +188,7 @@ class Certificates:
         if self._warned != (self.identity.generation, over):
             self._warned = (self.identity.generation, over)
             what = "has ended" if over else f"ends at {_clock(self.identity)}"
-            why = self.error or (
+            why = self.trouble or (
                 "mesh_identity has no newer one" if self._trust else "it was not renewed yet"
             )
             logger.warning(f"the certificate of {self.identity.service} {what}: {why}")
@@ -207,7 +207,7 @@ class Certificates:
         told = "1: a quarter of the certificate's life or less is left, and there is no newer one"
         yield "mitmesh_certificate_ending", told, self.ending()
         told = "1: no certificate, or no newer one, can be had, see the log and `mitmesh status`"
-        yield "mitmesh_certificate_error", told, bool(self.error)
+        yield "mitmesh_certificate_error", told, bool(self.trouble)
 
     def report(self) -> str:
         """For `PolicyFeed.reports`; empty where no identity is wanted."""
@@ -215,7 +215,7 @@ class Certificates:
         trust = enrolment.trust if enrolment is not None else self._trust
         if trust is None:
             return ""
-        said = {"id": "", "not_after": 0.0, "obtained": 0.0, "root": "", "bundle": 0, "error": self.error}
+        said = {"id": "", "not_after": 0.0, "obtained": 0.0, "root": "", "bundle": 0, "error": self.trouble}
         if trust.bundle is not None:
             said["bundle"] = trust.bundle.serial
         if identity is not None and self._life is not None:

@@ -4,12 +4,17 @@ import asyncio
 
 import pytest
 from mitmproxy import exceptions
+from mitmproxy.hooks import all_hooks
 from mitmproxy.master import Master
 from mitmproxy.options import Options
 from mitmproxy.proxy.layers.http import HttpRequestHook
 from mitmproxy.test import tflow
 
+from addons.chain import ahead, chain
 from addons.engine.hooks import HookTable
+from addons.engine.marks import is_of_the_mesh
+from addons.fast_lane import FastLane
+from addons.guard import Guard
 from addons.halting import halt_others_only
 
 
@@ -85,3 +90,12 @@ async def test_the_mesh_hears_what_others_do_not(manager, chain, lane):
         hooks = HookTable(manager)
         await (hooks.engine if lane == "engine" else hooks).trigger("request", flow)
     assert ", ".join(log) == CHAINS[chain]
+
+
+@pytest.mark.parametrize(
+    "feature", [*ahead(), *chain(), FastLane(), Guard()], ids=lambda it: type(it).__name__
+)
+def test_every_feature_and_each_of_its_hooks_is_the_meshs(feature):
+    assert is_of_the_mesh(feature)
+    hooks = [name for name in dir(feature) if name in all_hooks or name.startswith("mesh_")]
+    assert [name for name in hooks if not is_of_the_mesh(getattr(feature, name))] == []
