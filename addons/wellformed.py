@@ -104,8 +104,8 @@ def _is_multiplexed(flow: http.HTTPFlow) -> bool:
 
 
 def _is_fine(flow: http.HTTPFlow) -> bool:
-    # What mitmproxy has found bad itself is told to addons as well.
-    if flow.error is not None:
+    # What mitmproxy has found bad itself is told to addons as well; what is replayed, an operator has made.
+    if flow.error is not None or flow.is_replay:
         return False
     try:
         check(flow.request, _is_multiplexed(flow))

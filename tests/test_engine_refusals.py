@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.bad_requests import BAD, BAD_BODY, CHUNKED, TOO_LARGE
+from tests.bad_requests import BAD, BAD_BODY, CHUNKED, TOO_LARGE, in_other_ways
 from tests.engine_peers import on_both_loops
 from tests.engine_proxy import both, until
 
@@ -30,17 +30,18 @@ async def all_of(names, check):
 
 @on_both_loops
 async def test_refused():
+    cases = BAD | in_other_ways()
     async with both() as (proxy, upstream):
 
         async def check(name):
-            status, data = BAD[name]
+            status, data = cases[name]
             client = await proxy.connect(data)
             answer = await client.rest()
             assert answer.startswith(b"HTTP/1.1 %d " % status), answer
             assert answers(answer) == 1, answer
             assert b"\r\nconnection: close\r\n" in answer
 
-        assert await all_of(BAD, check) == {}
+        assert await all_of(cases, check) == {}
         assert upstream.bytes == b""
         assert not proxy.client.stats()
 

@@ -187,11 +187,13 @@ def test_in_http2_the_authority_is_the_host():
     assert flow.request.headers.fields == ((b"a", b"b"),)
 
 
-def test_what_mitmproxy_refuses_is_left_to_it():
-    flow = flow_of()
-    flow.error = mitmproxy_flow.Error("bad")
-    heard(flow)
-    assert flow.response is None
+def test_what_mitmproxy_refuses_is_left_to_it_and_so_is_a_replay():
+    bad, replayed = flow_of(), flow_of()
+    bad.error = mitmproxy_flow.Error("bad")
+    replayed.is_replay = "request"
+    for flow in (bad, replayed):
+        heard(flow)
+        assert flow.response is None
 
 
 def test_what_cannot_be_checked_is_stopped(monkeypatch):
