@@ -11,7 +11,6 @@ from addons.answers import own_answer
 from addons.authorization import Authorization
 from addons.engine.carrier import carrier_of
 from addons.engine.driver import taskless
-from addons.engine.flows import make_id
 from addons.engine.hooks import Hooks, HookTable
 from addons.engine.wire import value
 from addons.exchange import Exchange, exchange_of
@@ -149,7 +148,7 @@ class Routing:
         headers = flow.request.data.headers
         request_id = value(headers.fields, REQUEST_ID)
         if request_id is None:
-            exchange.request_id = make_id()
+            exchange.request_id = flow.id
             headers.fields += ((REQUEST_ID, exchange.request_id.encode()),)
         else:
             exchange.request_id = request_id.decode("latin-1")

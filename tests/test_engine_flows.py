@@ -132,6 +132,18 @@ def test_everything_can_be_changed():
         assert one.get_state() == other.get_state()
 
 
+def test_a_change_is_of_one_flow_alone():
+    changed = cheap(content=None, response=False)
+    untouched = copy.deepcopy(usual(content=None, response=False).get_state())
+    changed.metadata["k"] = "v"
+    changed.request.method, changed.request.trailers, changed.comment = "PUT", http.Headers(FIELDS), "new"
+    for name, values in (("flow", vars(changed)), ("request", vars(changed.request.data))):
+        values[f"of an addon's {name}"] = 1
+    after = cheap(content=None, response=False)
+    assert set(vars(after)) == set(vars(usual()))
+    assert after.get_state() == untouched | {"id": after.id}
+
+
 def test_copies_and_backups():
     for made in (cheap(), usual()):
         twin = made.copy()

@@ -151,7 +151,7 @@ def test_inbound_is_not_decided_again():
 def test_a_request_id_is_made_once():
     flow = make_flow()
     exchange = routed(flow)
-    assert flow.request.headers["x-request-id"] == exchange.request_id != ""
+    assert flow.request.headers["x-request-id"] == exchange.request_id == flow.id
     kept = make_flow(headers={"X-Request-Id": "mine"})
     assert routed(kept).request_id == "mine"
     assert kept.request.headers.get_all("x-request-id") == ["mine"]
