@@ -4,6 +4,9 @@ from collections.abc import Callable, Container
 from random import Random
 from typing import Protocol
 
+from mitmproxy import http
+
+from addons.deadline import Deadline
 from addons.engine.answer import Answer
 from addons.exchange import Attempt, Exchange
 from addons.faulty_answer import FaultyAnswer
@@ -173,3 +176,14 @@ def _has_body(method: bytes, status: int) -> bool:
 def kind_of(abort: FixedAnswer | str) -> str:
     """What an abort is called in the metrics."""
     return abort if isinstance(abort, str) else "abort"
+
+
+def bent(
+    acting: Acting, answer: Answer, flow: http.HTTPFlow, deadline: Deadline, gathered: bool
+) -> Answer | None:
+    """What faults make of an answer, watched by the deadline; None: it broke off."""
+    spoilt = acting.on_answer(answer, flow.request.data.method, gathered)
+    if isinstance(spoilt, FaultyAnswer):
+        deadline.call = spoilt
+    deadline.answered(spoilt is None or spoilt.complete)
+    return spoilt

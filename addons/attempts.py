@@ -12,17 +12,18 @@ import time
 
 from mitmproxy import http
 
-from addons.acting import Acting
+from addons.acting import bent
 from addons.answers import answer_itself
 from addons.deadline import Deadline
 from addons.engine.answer import Answer
+from addons.engine.call import Call
 from addons.engine.carrier import carrier_of
 from addons.engine.client import Client
 from addons.engine.errors import UpstreamError
-from addons.engine.hooks import Hooks, HookTable
+from addons.engine.hooks import HookTable
+from addons.engine.narrowed_hooks import NarrowedHooks
 from addons.engine.room import make_room
 from addons.exchange import Attempt, Exchange
-from addons.faulty_answer import FaultyAnswer
 from addons.hedging import Judge, Race
 from addons.injecting import inject
 from addons.mtls_outbound import Outbound
@@ -75,7 +76,7 @@ class Attempts:
         if route is not None and route.timeout is not None:
             # From here on, as in Envoy: a client that sends its request slowly has no less time for the answer.
             deadline.start(route.timeout)
-        limited = route is not None and route.circuit_breaker is not None and route.circuit_breaker.admits
+        limited = route is not None and route.limited
         tried: list[Endpoint] = []
         carrier = carrier_of(flow)
         upload = carrier.upload if carrier is not None else None
@@ -95,13 +96,23 @@ class Attempts:
                 if attempt is None:
                     self.answer_unsent(flow, exchange)
                     return None
-                if (rest := hooks.run("mesh_attempt", flow, attempt)) is not None:
+                if (rest := hooks.event_of("mesh_attempt", flow, attempt)) is not None:
                     await rest
                 try:
-                    answer = await self._try(flow, exchange, attempt, deadline, head)
+                    if attempt.delay is None and attempt.abort is None:
+                        # Most often, and in this very coroutine, since each one more takes its time.
+                        call = self._send(flow, exchange, attempt, deadline, head)
+                        try:
+                            received = await call
+                        except UpstreamError as error:
+                            answer = self._failed(attempt, deadline, error)
+                        else:
+                            answer = self._received(flow, exchange, attempt, deadline, received)
+                    else:
+                        answer = await self._try(flow, exchange, attempt, deadline, head)
                 finally:
                     attempt.ended = time.perf_counter()
-                    if (rest := hooks.run("mesh_attempt_end", flow, attempt)) is not None:
+                    if (rest := hooks.event_of("mesh_attempt_end", flow, attempt)) is not None:
                         await rest
                 if attempt.pause is None:
                     break
@@ -119,9 +130,9 @@ class Attempts:
                     return None
                 attempt, answer = decided
             if exchange.acting is not None and isinstance(answer, Answer):
-                answer = _bent(exchange.acting, answer, flow, deadline, gathered=False)
+                answer = bent(exchange.acting, answer, flow, deadline, gathered=False)
         finally:
-            if (rest := hooks.run("mesh_forwarded", flow)) is not None:
+            if (rest := hooks.event("mesh_forwarded", flow)) is not None:
                 await rest
         if isinstance(answer, Answer):
             return answer
@@ -134,7 +145,7 @@ class Attempts:
         exchange: Exchange,
         deadline: Deadline,
         head: bytes,
-        hooks: Hooks,
+        hooks: NarrowedHooks,
         tried: list[Endpoint],
     ) -> Race | None:
         """Of tries of which several may be under way at once; None: this request has one after the other."""
@@ -142,7 +153,7 @@ class Attempts:
         hedge = judge.hedge_of(flow, exchange) if judge is not None else None
         if hedge is None or judge is None:
             return None
-        limited = route is not None and route.circuit_breaker is not None and route.circuit_breaker.admits
+        limited = route is not None and route.limited
         return Race(
             flow,
             exchange,
@@ -166,8 +177,21 @@ class Attempts:
             injected = await inject(attempt, deadline, per_try)
             if injected is not None or attempt.error is not None:
                 return injected
-            if per_try is not None and attempt.delay is not None:
-                per_try -= attempt.delay
+        try:
+            answer = await self._send(flow, exchange, attempt, deadline, head)
+        except UpstreamError as error:
+            return self._failed(attempt, deadline, error)
+        return self._received(flow, exchange, attempt, deadline, answer)
+
+    def _send(
+        self, flow: http.HTTPFlow, exchange: Exchange, attempt: Attempt, deadline: Deadline, head: bytes
+    ) -> Call:
+        """Let it go out; whoever awaits the call tells what became of it by `_received` or `_failed`."""
+        route = exchange.route
+        retry = route.retry if route is not None else None
+        per_try = retry.per_try_timeout if retry is not None else None
+        if per_try is not None and attempt.delay is not None:
+            per_try -= attempt.delay
         request = flow.request
         carrier = carrier_of(flow)
         upload = carrier.upload if carrier is not None else None
@@ -187,19 +211,26 @@ class Attempts:
         if upload is not None:
             upload.to(call)
         deadline.watch(call, per_try)
-        try:
-            answer = await call
-        except UpstreamError as error:
-            deadline.answered(whole=True)
-            attempt.error = error.kind
-            attempt.detail = error.detail
-            return None
+        return call
+
+    @staticmethod
+    def _failed(attempt: Attempt, deadline: Deadline, error: UpstreamError) -> None:
+        deadline.answered(whole=True)
+        attempt.error = error.kind
+        attempt.detail = error.detail
+
+    @staticmethod
+    def _received(
+        flow: http.HTTPFlow, exchange: Exchange, attempt: Attempt, deadline: Deadline, answer: Answer
+    ) -> Answer | None:
+        """The answer as faults leave it; None: it broke off."""
+        retry = exchange.route.retry if exchange.route is not None else None
         if attempt.acting is not None:
             gathered = retry is not None and retry.needs_body
-            bent = _bent(attempt.acting, answer, flow, deadline, gathered)
-            if bent is None:
+            spoilt = bent(attempt.acting, answer, flow, deadline, gathered)
+            if spoilt is None:
                 return None
-            answer = bent
+            answer = spoilt
         else:
             deadline.answered(answer.complete)
         attempt.status = answer.status
@@ -209,14 +240,3 @@ class Attempts:
             if retry is None or len(answer.body) <= retry.max_body:
                 attempt.body = answer.body
         return answer
-
-
-def _bent(
-    acting: Acting, answer: Answer, flow: http.HTTPFlow, deadline: Deadline, gathered: bool
-) -> Answer | None:
-    """What faults make of an answer, watched by the deadline; None: it broke off."""
-    bent = acting.on_answer(answer, flow.request.data.method, gathered)
-    if isinstance(bent, FaultyAnswer):
-        deadline.call = bent
-    deadline.answered(bent is None or bent.complete)
-    return bent

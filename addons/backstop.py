@@ -3,6 +3,7 @@
 from mitmproxy import http
 
 from addons.answers import own_answer
+from addons.engine.marks import elsewhere
 from addons.exchange import exchange_of
 from addons.relay import relayed
 
@@ -10,10 +11,16 @@ from addons.relay import relayed
 class Backstop:
     """Enforcing: a request that has neither an answer nor a way of the mesh's choice goes nowhere."""
 
+    @elsewhere
     def request(self, flow: http.HTTPFlow) -> None:
         if flow.response is not None or flow.error is not None:
             return
         exchange = exchange_of(flow)
         if relayed(flow) or (exchange is not None and exchange.streamed):
             return
+        self.mesh_unanswered(flow)
+
+    def mesh_unanswered(self, flow: http.HTTPFlow) -> None:
+        """The engine asks, when nobody has answered a request."""
+        exchange = exchange_of(flow)
         own_answer(flow, exchange, 500, "IE", "the mesh failed to handle this request; see the proxy's log")

@@ -34,13 +34,15 @@ class CircuitBreaker:
         self.ejections: Counter[tuple[str, str]] = Counter()
         """How often each endpoint was ejected, by service and address."""
 
+    def is_calm(self, exchange: Exchange) -> bool:
+        """No endpoint is ejected: the balancer alone decides, and no attempt is a probe."""
+        return self._of(exchange)[1].calm
+
     def pick(self, flow: http.HTTPFlow, exchange: Exchange, tried: Collection[Endpoint]) -> Endpoint | None:
         """The endpoint for the next attempt of an exchange with a share; None: all are ejected, or none has a weight."""
         share = exchange.share
         assert share is not None
         policy, breaker = self._of(exchange)
-        if breaker.calm:
-            return self._balancing.pick(flow, exchange, share, tried)
         now, endpoints = self._clock(), share.endpoints
         further = bool(exchange.attempts)
         barred = breaker.barred(endpoints, now, further)
@@ -61,8 +63,6 @@ class CircuitBreaker:
     def begin(self, exchange: Exchange, attempt: Attempt) -> None:
         """The attempt goes to its endpoint. At once after `pick`, so that no two are the same probe."""
         policy, breaker = self._of(exchange)
-        if breaker.calm:
-            return
         self._tell(exchange, policy, breaker.begin(attempt.address, attempt, self._clock(), policy), "")
 
     def why_none(self, exchange: Exchange) -> str:
@@ -85,7 +85,9 @@ class CircuitBreaker:
             return
         policy, breaker = self._of(exchange)
         fields = attempt.fields if exchange.streamed or attempt.injected else ()
-        outcome = None if _client_left(flow, attempt) else failed(attempt.status, attempt.error, fields)
+        outcome = failed(attempt.status, attempt.error, fields)
+        if attempt.error == "timeout" and _client_left(flow):
+            outcome = None
         if breaker.blank and not outcome:
             return
         share = exchange.share
@@ -173,6 +175,6 @@ def _routes(service: CompiledService, owner: str) -> Iterator[CompiledRoute]:
             yield route
 
 
-def _client_left(flow: http.HTTPFlow, attempt: Attempt) -> bool:
-    """Whether the attempt was cut off since nobody waits for it any more, which `ClientWatch` does like a timeout."""
-    return attempt.error == "timeout" and not flow.client_conn.state & ConnectionState.CAN_READ
+def _client_left(flow: http.HTTPFlow) -> bool:
+    """Whether an attempt was cut off since nobody waits for it any more, which `ClientWatch` does like a timeout."""
+    return not flow.client_conn.state & ConnectionState.CAN_READ

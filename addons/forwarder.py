@@ -11,7 +11,7 @@ from addons.deadline import Deadline
 from addons.engine.answer import Answer
 from addons.engine.carrier import Carrier, carrier_of
 from addons.engine.client import Client
-from addons.engine.driver import taskless
+from addons.engine.driver import contained
 from addons.engine.errors import BadRequest, UpstreamError
 from addons.engine.flows import make_response
 from addons.engine.hooks import HookTable
@@ -66,7 +66,7 @@ class Forwarder:
         if self._relay is not None:
             self._relay.close()
 
-    @taskless
+    @contained
     async def request(self, flow: http.HTTPFlow) -> None:
         exchange = exchange_of(flow)
         if flow.response is not None or flow.error is not None:

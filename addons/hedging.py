@@ -9,7 +9,7 @@ from mitmproxy import http
 
 from addons.deadline import Deadline
 from addons.engine.answer import Answer
-from addons.engine.hooks import Hooks
+from addons.engine.narrowed_hooks import Hooks
 from addons.exchange import Attempt, Exchange
 from control.policy.answers import FixedAnswer
 from control.policy.retrying import CompiledHedge

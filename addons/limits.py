@@ -118,7 +118,7 @@ class Limits:
             else:
                 queue.remove(waiting)
 
-    @needs("circuit_breaker")
+    @needs("limited")
     def mesh_attempt_end(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
         """A pause before another try needs no connection, nor does what other tries have outlived."""
         if self._held and (exchange := exchange_of(flow)) is not None:
@@ -126,7 +126,7 @@ class Limits:
             if held is not None and (attempt.pause is not None or held.connected > 1):
                 self._disconnect(held)
 
-    @needs("circuit_breaker")
+    @needs("limited")
     def response(self, flow: http.HTTPFlow) -> None:
         websocket = flow.websocket
         if websocket is not None and websocket.timestamp_end is None and flow.error is None:

@@ -35,6 +35,8 @@ class LoadBalancing:
         barred: Collection[Endpoint] = (),
     ) -> Endpoint | None:
         """The endpoint for the next attempt: none of the barred; one of the tried if there is no other. None: there is none."""
+        if share.only is not None and not barred:
+            return share.only
         balancing = share.balancing
         if balancing is None:
             key = (share.service, share.version, bool(exchange.attempts))
@@ -76,14 +78,14 @@ class LoadBalancing:
 
     @needs("counts_active")
     def mesh_attempt(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
-        exchange = exchange_of(flow)
-        if _counts(exchange) and attempt.endpoint is not None:
-            self._active[attempt.endpoint.address] += 1
+        exchange, endpoint = exchange_of(flow), attempt.endpoint
+        if endpoint is not None and exchange is not None and _counts(exchange):
+            self._active[endpoint.address] += 1
 
     @needs("counts_active")
     def mesh_attempt_end(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
         exchange = exchange_of(flow)
-        if exchange is None or not _counts(exchange) or attempt.endpoint is None:
+        if attempt.endpoint is None or exchange is None or not _counts(exchange):
             return
         over: str | None = attempt.endpoint.address
         if attempt.status is not None and attempt.pause is None:
@@ -107,5 +109,5 @@ class LoadBalancing:
             del self._active[address]
 
 
-def _counts(exchange: Exchange | None) -> bool:
-    return exchange is not None and exchange.route is not None and exchange.route.counts_active
+def _counts(exchange: Exchange) -> bool:
+    return exchange.route is not None and exchange.route.counts_active

@@ -22,29 +22,25 @@ class Picking:
         self.balancing = balancing or LoadBalancing()
         self.breaking = breaking or CircuitBreaker(self.balancing)
         self.limits = limits or Limits()
-        self._turns = self.balancing.turns
 
     def begin(self, flow: http.HTTPFlow, exchange: Exchange, tried: list[Endpoint]) -> Attempt | None:
         """A new attempt at the next endpoint; None: there is none to pick."""
         share = exchange.share
         route = exchange.route
-        breaks = route is not None and route.circuit_breaker is not None
-        request = flow.request
+        breaks = (
+            route is not None and route.circuit_breaker is not None and not self.breaking.is_calm(exchange)
+        )
         number = len(exchange.attempts) + 1
         if share is None:
-            attempt = Attempt(number, None, request.host, request.port)
+            attempt = Attempt(number, None, flow.request.host, flow.request.port)
             if breaks and not self.breaking.allows(exchange, attempt.address):
                 return None
         else:
             avoid = tried if tried and _elsewhere(route) else ()
-            # Most often, in short, what `pick` of the balancing does.
-            turns = self._turns.get((share.service, share.version, number > 1))
             if breaks:
                 endpoint = self.breaking.pick(flow, exchange, avoid)
-            elif turns is not None and share.balancing is None:
-                endpoint = turns.pick(share.endpoints, avoid)
             else:
-                endpoint = self.balancing.pick(flow, exchange, share, avoid)
+                endpoint = share.only or self.balancing.pick(flow, exchange, share, avoid)
             if endpoint is None:
                 return None
             tried.append(endpoint)

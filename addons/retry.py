@@ -30,10 +30,10 @@ class Retry:
         self._requests: defaultdict[str, int] = defaultdict(int)
         self._retries: defaultdict[str, int] = defaultdict(int)
 
-    @needs("retry")
+    @needs("counts_retries")
     def mesh_attempt(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
         exchange = exchange_of(flow)
-        if exchange is None or (route := exchange.route) is None or route.retry is None:
+        if exchange is None or (route := exchange.route) is None or not route.counts_retries:
             return
         if attempt.number == 1:
             self._requests[exchange.service] += 1
@@ -43,16 +43,16 @@ class Retry:
         exchange = exchange_of(flow)
         if exchange is None or (route := exchange.route) is None or (retry := route.retry) is None:
             return
-        if attempt.number > 1:
+        if attempt.number > 1 and route.counts_retries:
             self._drop(self._retries, exchange.service)
         # Most often it has simply succeeded, as `why_retry` would find.
         if attempt.error is not None or retry.looks_inside or attempt.status in retry.statuses:
             self._judge(flow, exchange, retry, attempt)
 
-    @needs("retry")
+    @needs("counts_retries")
     def mesh_forwarded(self, flow: http.HTTPFlow) -> None:
         exchange = exchange_of(flow)
-        if exchange is None or (route := exchange.route) is None or route.retry is None:
+        if exchange is None or (route := exchange.route) is None or not route.counts_retries:
             return
         if not exchange.attempts:
             return
@@ -76,12 +76,17 @@ class Retry:
             return False
         if self._lacks(exchange, retry):
             return False
-        self._retries[exchange.service] += 1
+        self._add(exchange)
         return True
 
     def not_hedged(self, exchange: Exchange) -> None:
         """It did not begin after all."""
-        self._drop(self._retries, exchange.service)
+        if exchange.route is not None and exchange.route.counts_retries:
+            self._drop(self._retries, exchange.service)
+
+    def _add(self, exchange: Exchange) -> None:
+        if exchange.route is not None and exchange.route.counts_retries:
+            self._retries[exchange.service] += 1
 
     def _lacks(self, exchange: Exchange, retry: CompiledRetry) -> str:
         """The flag of what leaves no room for one more retry; "": there is room."""
@@ -120,7 +125,7 @@ class Retry:
         wait = pause(retry, attempt.number, self._random)
         if retry.retry_after and attempt.status is not None:
             wait = max(wait, retry_after(attempt.fields, time.time()) or 0.0)
-        self._retries[exchange.service] += 1
+        self._add(exchange)
         attempt.pause = wait
 
     @staticmethod

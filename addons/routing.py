@@ -11,7 +11,8 @@ from addons.answers import own_answer
 from addons.authorization import Authorization
 from addons.engine.carrier import carrier_of
 from addons.engine.driver import taskless
-from addons.engine.hooks import Hooks, HookTable
+from addons.engine.hooks import HookTable
+from addons.engine.narrowed_hooks import Hooks
 from addons.engine.wire import value
 from addons.exchange import Exchange, exchange_of
 from addons.mesh_headers import without_forged

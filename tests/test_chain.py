@@ -43,7 +43,7 @@ def test_no_hook_costs_every_exchange_a_task(feature: object) -> None:
 
 PLAIN = {
     "requestheaders": ["MetricsPages", "PolicyFeed"],
-    "request": ["Routing", "Forwarder", "Backstop"],
+    "request": ["Routing", "Forwarder"],
     "responseheaders": ["Forwarder"],
     "response": ["AccessLog", "Metrics"],
     "error": ["Forwarder", "AccessLog", "Metrics"],
@@ -51,6 +51,7 @@ PLAIN = {
     "mesh_attempt": [],
     "mesh_attempt_end": [],
     "mesh_forwarded": [],
+    "mesh_unanswered": ["Backstop"],
     "update": [],
 }
 

@@ -399,7 +399,11 @@ async def test_addon_halt_ends_the_event_for_those_behind():
         def response(self, flow):
             raise exceptions.AddonHalt
 
-    second = Hooks()
+    class Second(Hooks):
+        def response(self, flow):
+            return self._on("response", flow)
+
+    second = Second()
     async with both(First(), second) as (made, _):
         client = await made.connect(GET)
         assert (await client.answer())[0] == 200

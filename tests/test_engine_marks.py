@@ -156,7 +156,7 @@ def test_what_was_narrowed_can_be_narrowed_to_something_else(manager, log):
 
 
 def test_more_subjects_than_are_remembered_are_still_told_apart(manager, log, monkeypatch):
-    monkeypatch.setattr("addons.engine.hooks._MOST_SUBJECTS", 3)
+    monkeypatch.setattr("addons.engine.narrowed_hooks._MOST_SUBJECTS", 3)
     manager.add(ForA("a", log), ForB("b", log))
     table = HookTable(manager)
     subjects = [["a"], ["b"], ["a", "b"], [], ["a"]]

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from mitmproxy import http
 
 from addons.engine.answer import Answer
-from addons.engine.hooks import NarrowedHooks
 from addons.engine.incoming import Incoming
+from addons.engine.narrowed_hooks import NarrowedHooks
 from addons.engine.upload import Upload
 
 

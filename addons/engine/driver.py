@@ -6,11 +6,15 @@ and most libraries) must not be awaited here; `isolated` gives it one.
 """
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 _running = False
+_EAGER = sys.version_info >= (3, 12)
+"""Tasks may begin inside a Driver's step: those that start eagerly, which mitmproxy 12 makes all of its own do."""
 _MARK = "mesh_taskless"
+_CONTAINED = "mesh_contained"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -19,6 +23,17 @@ def taskless(function: Function) -> Function:
     """Marks an async hook that needs no task: it waits for nothing but futures, directly."""
     setattr(function, _MARK, True)
     return function
+
+
+def contained(function: Function) -> Function:
+    """Marks a taskless hook that lets no exception out, so that nothing has to stand around it."""
+    setattr(function, _CONTAINED, True)
+    return taskless(function)
+
+
+def is_contained(function: Callable[..., Any]) -> bool:
+    """Whether it is marked so."""
+    return getattr(function, _CONTAINED, False) is True
 
 
 def needs_task(function: Callable[..., Any]) -> bool:
@@ -52,7 +67,7 @@ class Direct:
 
 def is_direct(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether it is a Driver that awaits, so that a Direct may be yielded to it; a task knows futures alone."""
-    return _running and asyncio.current_task(loop) is None
+    return _running and (not _EAGER or asyncio.current_task(loop) is None)
 
 
 class Driver:

@@ -2,19 +2,21 @@
 
 import logging
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 from mitmproxy import connection, http
-from mitmproxy import flow as mitmproxy_flow
 
 from addons.engine import delivery
 from addons.engine.answer import Answer
 from addons.engine.carrier import Carrier, load, unload
 from addons.engine.destination import Destinations
-from addons.engine.errors import BadRequest, ClientGone, UpstreamError
+from addons.engine.errors import BadRequest, ClientGone
 from addons.engine.flows import make_flow, make_headers, make_request
 from addons.engine.hooks import HookTable
 from addons.engine.incoming import Incoming
 from addons.engine.outbox import Outbox
+from addons.engine.outcome import broke_off, check, settled
 from addons.engine.server import ServerConnection
 from addons.engine.upload import Transform, Upload, pieces
 from addons.engine.wire import value
@@ -24,12 +26,6 @@ logger = logging.getLogger("mesh.engine")
 
 BUFFER = 64 * 1024
 """Bytes; a request body up to this is gathered before it is sent on, so that it can be sent again."""
-KILLED = mitmproxy_flow.Error.KILLED_MESSAGE
-GONE = "Client disconnected."
-
-
-class Killed(Exception):
-    """An addon killed the flow."""
 
 
 class Lane:
@@ -40,10 +36,16 @@ class Lane:
         self._hooks = hooks.engine
         self._destinations = destinations
 
-    async def serve(self, client: ServerConnection, incoming: Incoming) -> None:
+    def serve(self, client: ServerConnection, incoming: Incoming) -> Coroutine[Any, Any, None]:
         """One exchange. `client.tag` is the pair of mitmproxy's Client and the Server that is not connected yet."""
-        if incoming.upgrade and await self._handed_back(client, incoming):
-            return
+        return self._upgrade(client, incoming) if incoming.upgrade else self._exchange(client, incoming)
+
+    async def _upgrade(self, client: ServerConnection, incoming: Incoming) -> None:
+        if not await self._handed_back(client, incoming):
+            await self._exchange(client, incoming)
+
+    async def _exchange(self, client: ServerConnection, incoming: Incoming) -> None:
+        # All in one: each coroutine more would be made, entered and resumed for every request.
         pair: tuple[connection.Client, connection.Server] = client.tag
         try:
             place = self._destinations.find(incoming, pair[0])
@@ -63,91 +65,80 @@ class Lane:
             now,
         )
         flow = make_flow(pair[0], pair[1], request, now)
-        carrier = Carrier(incoming, self._hooks)
+        hooks = self._hooks
+        carrier = Carrier(incoming, hooks)
         load(flow, carrier)
         try:
-            await self._exchange(client, incoming, flow, carrier)
-        except Killed:
-            await self._fail(client, flow, carrier, None)
-            client.abort()
-        except ClientGone as gone:
-            carrier.error = gone.refusal
-            await self._fail(client, flow, carrier, GONE if gone.refusal is None else gone.refusal.reason)
-            if gone.refusal is not None and not client.answered:
-                client.refuse(gone.refusal)
+            if not incoming.complete:
+                request.stream = incoming.length < 0 or incoming.length > BUFFER
+            if (rest := hooks.event("requestheaders", flow)) is not None:
+                await rest
+            if hooks.updates or flow.intercepted:
+                await settled(flow, carrier)
+            if flow.error is not None:
+                check(flow)
+            if incoming.complete:
+                _fill(flow.request, incoming)
             else:
-                client.abort()
-        except Exception as error:
-            # The answer broke off: what was sent of it must not look whole.
-            carrier.error = error
-            if not isinstance(error, UpstreamError):
-                logger.error("a request could not be served", exc_info=error)
-            await self._fail(client, flow, carrier, str(error))
-            if client.answered:
-                client.abort()
-            else:
-                client.refuse(BadRequest(*_last_words(error)))
+                await self._receive(incoming, flow, carrier)
+            if (rest := hooks.event("request", flow)) is not None:
+                await rest
+            hooks = carrier.hooks
+            if hooks.updates or flow.intercepted:
+                await settled(flow, carrier)
+            if flow.error is not None:
+                check(flow)
+            if flow.response is None and (rest := hooks.event("mesh_unanswered", flow)) is not None:
+                await rest
+            if flow.response is None:
+                raise RuntimeError("no addon answered the request")
+            answer = carrier.answer if flow.response is carrier.head else None
+            if answer is not None:
+                flow.response.stream = (
+                    answer.upgraded or answer.as_it_comes or not self._is_wanted_whole(answer)
+                )
+            if (rest := hooks.event("responseheaders", flow)) is not None:
+                await rest
+            if hooks.updates or flow.intercepted:
+                await settled(flow, carrier)
+            if flow.error is not None:
+                check(flow)
+            chunked = False
+            response = flow.response
+            if answer is not None and response is carrier.head:
+                chunked = await self._follow(client, incoming, response, answer, carrier)
+            elif callable(response.stream) and response.data.content:
+                # An addon's own, perhaps in place of an upstream's, which is closed with the carrier.
+                response.data.content = transformed(response)
+            client.settled = True
+            if (rest := hooks.event("response", flow)) is not None:
+                await rest
+            if hooks.updates or flow.intercepted:
+                await settled(flow, carrier)
+            if flow.error is not None:
+                check(flow)
+            if not client.answered:
+                _send(client, incoming, flow.response)
+            elif chunked:
+                delivery.end(client, response)
+        except (Exception, ClientGone) as error:
+            await broke_off(client, flow, carrier, error)
         finally:
             flow.live = False
             carrier.end()
             unload(flow)
 
-    async def _fail(
-        self, client: ServerConnection, flow: http.HTTPFlow, carrier: Carrier, reason: str | None
-    ) -> None:
-        """Tell the addons, unless they have seen the response. reason: None when the flow tells it already."""
-        carrier.end()
-        flow.resume()
-        if not client.settled:
-            client.settled = True
-            if reason is not None:
-                flow.error = mitmproxy_flow.Error(reason, time.time())
-            if (rest := carrier.hooks.run("error", flow)) is not None:
-                await rest
-            if carrier.hooks.updates or flow.intercepted:
-                await _settled(flow, carrier)
-
-    async def _exchange(
-        self, client: ServerConnection, incoming: Incoming, flow: http.HTTPFlow, carrier: Carrier
-    ) -> None:
-        if not incoming.complete:
-            flow.request.stream = incoming.length < 0 or incoming.length > BUFFER
-        hooks = carrier.hooks
-        if (rest := hooks.run("requestheaders", flow)) is not None:
-            await rest
-        if hooks.updates or flow.intercepted:
-            await _settled(flow, carrier)
-        if flow.error is not None:
-            _check(flow)
-        if incoming.complete:
-            _fill(flow.request, incoming)
-        else:
-            await self._receive(incoming, flow, carrier)
-        if (rest := hooks.run("request", flow)) is not None:
-            await rest
-        hooks = carrier.hooks
-        if hooks.updates or flow.intercepted:
-            await _settled(flow, carrier)
-        if flow.error is not None:
-            _check(flow)
-        if flow.response is None:
-            raise RuntimeError("no addon answered the request")
-        answer = carrier.answer if flow.response is carrier.head else None
-        if answer is not None:
-            flow.response.stream = answer.upgraded or answer.as_it_comes or not self._is_wanted_whole(answer)
-        if (rest := hooks.run("responseheaders", flow)) is not None:
-            await rest
-        if hooks.updates or flow.intercepted:
-            await _settled(flow, carrier)
-        if flow.error is not None:
-            _check(flow)
-        response = flow.response
+    async def _follow(
+        self,
+        client: ServerConnection,
+        incoming: Incoming,
+        response: http.Response,
+        answer: Answer,
+        carrier: Carrier,
+    ) -> bool:
+        """Pass on, or gather, what comes behind an answer's head. True: the end of a chunked one is still to be sent."""
         chunked = False
-        if answer is None or response is not carrier.head:
-            # An addon's own, perhaps in place of an upstream's, which is closed with the carrier.
-            if callable(response.stream) and response.data.content:
-                response.data.content = transformed(response)
-        elif answer.upgraded:
+        if answer.upgraded:
             await delivery.pipe(client, incoming, response, answer, carrier)
         elif response.stream:
             chunked = await delivery.stream(client, incoming, response, answer, carrier)
@@ -157,17 +148,7 @@ class Lane:
             response.data.timestamp_end = time.time()
             if answer.trailers:
                 response.data.trailers = make_headers(answer.trailers)
-        client.settled = True
-        if (rest := hooks.run("response", flow)) is not None:
-            await rest
-        if hooks.updates or flow.intercepted:
-            await _settled(flow, carrier)
-        if flow.error is not None:
-            _check(flow)
-        if not client.answered:
-            _send(client, incoming, flow.response)
-        elif chunked:
-            delivery.end(client, response)
+        return chunked
 
     async def _receive(self, incoming: Incoming, flow: http.HTTPFlow, carrier: Carrier) -> None:
         """The request's body, unless it is answered already and the body is much, or waits to be asked for."""
@@ -198,15 +179,6 @@ class Lane:
         return True
 
 
-async def _settled(flow: http.HTTPFlow, carrier: Carrier) -> None:
-    """What follows each event: who shows flows is told, and one that was intercepted waits."""
-    rest = carrier.hooks.run("update", [flow])
-    if rest is not None:
-        await rest
-    if flow.intercepted:
-        await flow.wait_for_resume()
-
-
 def _fill(request: http.Request, incoming: Incoming) -> None:
     """Give the request its body, which is whole."""
     data = request.data
@@ -218,24 +190,12 @@ def _fill(request: http.Request, incoming: Incoming) -> None:
         data.content = transformed(request)
 
 
-def _check(flow: http.HTTPFlow) -> None:
-    if flow.error is not None and flow.error.msg == KILLED:
-        raise Killed
-
-
 def _send(client: ServerConnection, incoming: Incoming, response: http.Response) -> None:
     try:
         delivery.send(client, incoming, response)
     except ValueError as error:
         logger.error(f"an answer that cannot be sent: {error}")
         client.refuse(BadRequest(500, "the answer cannot be sent; see the proxy's log"))
-
-
-def _last_words(error: Exception) -> tuple[int, str]:
-    """Status and text for a client that was not told anything yet."""
-    if isinstance(error, UpstreamError):
-        return (504 if error.kind == "timeout" else 502), f"the answer broke off: {error.detail}"
-    return 500, "the request could not be served; see the proxy's log"
 
 
 def transformed(message: http.Message) -> bytes:

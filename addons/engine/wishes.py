@@ -4,7 +4,7 @@ from typing import Any
 
 from mitmproxy import ctx
 
-from addons.engine.hooks import Hooks
+from addons.engine.narrowed_hooks import Hooks
 
 _OURS = "addons."
 _BUILT_IN = ("addons.", "mitmproxy.")

@@ -38,6 +38,12 @@ class Share:
     endpoints: tuple[Endpoint, ...]
     share: float
     balancing: Balancing | None = None
+    only: Endpoint | None = field(init=False, repr=False, compare=False)
+    """The one endpoint, where there is just one that may be picked."""
+
+    def __post_init__(self) -> None:
+        usable = [endpoint for endpoint in self.endpoints if endpoint.weight > 0]
+        object.__setattr__(self, "only", usable[0] if len(usable) == 1 else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,10 @@ class CompiledRoute:
     """Some feature acts once this route is chosen, before anything is sent."""
     counts_active: bool = field(init=False, repr=False, compare=False)
     """Some balancer looks at how many attempts are under way."""
+    limited: bool = field(init=False, repr=False, compare=False)
+    """Its circuit breaker limits how much is under way at once."""
+    counts_retries: bool = field(init=False, repr=False, compare=False)
+    """Some limit of the service looks at how many requests and retries are under way, and this may be one of them."""
     authorization: CompiledAuthorization | None
     _bounds: tuple[tuple[float, Share], ...] = field(init=False, repr=False, compare=False)
 
@@ -88,6 +98,16 @@ class CompiledRoute:
         object.__setattr__(self, "_bounds", tuple(bounds))
         kinds = {share.balancing.kind for share in self.shares if share.balancing is not None}
         object.__setattr__(self, "counts_active", "least_request" in kinds)
+        breaker = self.circuit_breaker
+        object.__setattr__(self, "limited", breaker is not None and breaker.admits)
+        object.__setattr__(self, "counts_retries", self.limits_retries())
+
+    def limits_retries(self) -> bool:
+        """Whether it has a limit of its own on how many retries may be under way."""
+        retry, breaker = self.retry, self.circuit_breaker
+        if retry is None:
+            return False
+        return retry.budget is not None or (breaker is not None and breaker.retries is not None)
 
     def addresses(self) -> set[tuple[str, int]]:
         """Host and port of every endpoint that it may reach."""
@@ -123,8 +143,13 @@ class CompiledService:
     def __post_init__(self) -> None:
         index = index_routes([(route.conditions, route) for route in self.routes])
         object.__setattr__(self, "_index", index)
-        guarded = any(route.authorization is not None for route in (*self.routes, self.own))
+        every = (*self.routes, self.own)
+        guarded = any(route.authorization is not None for route in every)
         object.__setattr__(self, "guarded", guarded)
+        if any(route.limits_retries() for route in every):
+            # A budget is a share of all that the service is asked, whichever of its routes takes it.
+            for route in every:
+                object.__setattr__(route, "counts_retries", route.retry is not None)
 
     def route(self, facts: RequestFacts, random: Random) -> CompiledRoute:
         """The first route that matches, else the document's own settings."""
