@@ -2,16 +2,20 @@
 
 import json
 import random
+import re
+from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mitmproxy import exceptions
 from mitmproxy import flow as mitmproxy_flow
 
+from addons import access_log
 from addons.access_log import AccessLog, line
 from addons.routing import Routing
-from tests.flows import attempted, loaded, make_answer, make_flow, pinned
+from control.policy.facts import RequestFacts
+from tests.flows import attempted, loaded, make_answer, make_flow, pinned, snapshot
 
 FIELDS = [
     "time", "node", "service", "source", "peer", "tls", "method", "host", "path", "protocol", "status", "flags", "bytes_in",
@@ -92,6 +96,136 @@ def test_no_text_breaks_a_line(agent, detail, node):
     said = json.loads(spelled)
     assert said["user_agent"].encode("utf-8", "surrogateescape") == agent
     assert (said["attempts"][0]["detail"], said["node"]) == (detail, node)
+
+
+SOME = snapshot(POLICY).services["web"]
+TEXTS = st.text(max_size=6) | st.sampled_from(["web", 'a"b', "\\", "\n\u2028", "x" * 2000])
+BYTES = st.binary(max_size=6) | st.sampled_from([b"GET", b"HTTP/1.1", "ü".encode(), b"y" * 2000])
+STATUSES = st.none() | st.sampled_from([200, 404, 503])
+ATTEMPTS = st.fixed_dictionaries(
+    {
+        "endpoint": st.none() | st.sampled_from(SOME.own.shares[0].endpoints),
+        "host": st.sampled_from(["10.0.0.1", "::1", "up"]),
+        "status": STATUSES,
+        "error": st.none() | st.sampled_from(["reset", "timeout"]),
+        "detail": TEXTS,
+        "injected": st.booleans(),
+        "ended": st.floats(0, 1e6),
+    }
+)
+
+
+def as_json(flow, exchange, status, ended):
+    """What `line` is to give, by way of a dictionary."""
+
+    def three(number):
+        return f"\0{number:.3f}\0"
+
+    facts, route, share, data = exchange.facts, exchange.route, exchange.share, flow.request.data
+    agent = {name.lower(): value for name, value in data.headers.fields}.get(b"user-agent")
+    last = exchange.attempts[-1].endpoint if exchange.attempts else None
+    second = int(exchange.wall)
+    values = [
+        f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}.{int((exchange.wall - second) * 1000):03d}+00:00",
+        exchange.node, exchange.service, exchange.source, exchange.peer or None, exchange.tls or None,
+        data.method.decode("latin-1"),
+        f"{facts.host}:{facts.port}" if facts else f"{data.host}:{data.port}",
+        facts.target if facts else flow.request.path,
+        data.http_version.decode("latin-1"), status, ",".join(exchange.flags) or "-",
+        len(data.content), len(flow.response.content) if flow.response else 0,
+        three((ended - exchange.started) * 1000),
+        three(sum(attempt.ms for attempt in exchange.attempts)) if exchange.attempts else None,
+        [
+            {"endpoint": attempt.address, "ms": three(attempt.ms)}
+            | ({"error": attempt.error, "detail": attempt.detail} if attempt.error else {"status": attempt.status})
+            | ({"injected": True} if attempt.injected else {})
+            for attempt in exchange.attempts
+        ],
+        route.label if route else None,
+        share and (share.version or (last and last.version)),
+        exchange.snapshot.revision if exchange.snapshot else None,
+        exchange.request_id,
+        None if agent is None else agent.decode("utf-8", "surrogateescape"),
+    ]  # fmt: skip
+    text = json.dumps(dict(zip(FIELDS, values, strict=True)), ensure_ascii=False, separators=(",", ":"))
+    return re.sub(r'"\\u0000([0-9.-]+)\\u0000"', r"\1", text)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_a_line_is_what_json_makes_of_its_fields(data):
+    flow = make_flow("http://web:81/x?y", body=data.draw(st.binary(max_size=5)))
+    exchange = pinned(flow)
+    for name in ("node", "service", "source", "peer", "tls", "request_id"):
+        setattr(exchange, name, data.draw(TEXTS))
+    exchange.wall = data.draw(st.floats(0, 4e9))
+    exchange.route = data.draw(st.sampled_from([None, SOME.own, *SOME.routes]))
+    exchange.share = data.draw(st.sampled_from([None, *SOME.own.shares, *SOME.routes[0].shares]))
+    if data.draw(st.booleans()):
+        exchange.facts = RequestFacts(
+            "", data.draw(TEXTS), data.draw(st.integers(0, 65535)), data.draw(TEXTS), ()
+        )
+    if data.draw(st.booleans()):
+        exchange.snapshot = None
+    status = data.draw(STATUSES)
+    if status is not None:
+        flow.response = make_answer(status, data.draw(st.binary(max_size=5)))
+    exchange.flags += data.draw(st.lists(st.sampled_from(["FI", "DI", "URX"]), max_size=3))
+    flow.request.data.method, flow.request.data.http_version = data.draw(BYTES), data.draw(BYTES)
+    if data.draw(st.booleans()):
+        flow.request.headers.fields += ((b"User-Agent", data.draw(BYTES)),)
+    exchange.started = data.draw(st.floats(0, 1e3))
+    for more in data.draw(st.lists(ATTEMPTS, max_size=3)):
+        if (endpoint := more["endpoint"]) is not None:
+            more |= {"host": endpoint.host, "port": endpoint.port}
+        attempted(exchange, started=data.draw(st.floats(0, 1e3)), **more)
+    # The second time, of parts that were spelled before.
+    for _ in range(2):
+        spelled = line(flow, exchange)
+        assert spelled == as_json(flow, exchange, status, exchange.ended)
+
+
+def test_what_differs_in_one_thing_from_the_line_before_is_told():
+    flow, exchange = routed(headers={"user-agent": "a/1"})
+    flow.response = make_answer()
+    attempted(exchange, 200, endpoint=exchange.share.endpoints[0], host="10.0.0.2")
+    for thing, name, value in (
+        *[(exchange, name, name) for name in ("node", "service", "source", "peer", "tls", "request_id")],
+        (flow.request.data, "method", b"PUT"),
+        (flow.request.data, "http_version", b"HTTP/2.0"),
+        (exchange.facts, "host", "other"),
+        (exchange.facts, "port", 4321),
+        (exchange.facts, "target", "/other"),
+        (flow.response.data, "status_code", 201),
+        (exchange, "flags", ["FI"]),
+        (exchange, "route", SOME.own),
+        (exchange, "share", SOME.own.shares[0]),
+        (exchange, "snapshot", snapshot(POLICY, revision=2)),
+        (exchange.attempts[0], "status", 503),
+        (exchange, "snapshot", None),
+        (exchange, "share", None),
+        (exchange, "route", None),
+        (exchange, "facts", None),
+        (flow, "response", None),
+    ):
+        line(flow, exchange)
+        setattr(thing, name, value)
+        spelled, status = line(flow, exchange), flow.response and flow.response.status_code
+        assert spelled == as_json(flow, exchange, status, exchange.ended)
+
+
+def test_what_is_kept_of_lines_is_bounded(monkeypatch):
+    monkeypatch.setattr(access_log, "_MOST_KNOWN", 5)
+    monkeypatch.setattr(access_log, "_known", {})
+    monkeypatch.setattr(access_log, "_agents", {})
+    for number in range(12):
+        flow, exchange = routed(f"http://web{number}/c", headers={"user-agent": f"a/{number}"})
+        line(flow, exchange)
+        assert 1 <= len(access_log._known) <= 5
+        assert 1 <= len(access_log._agents) <= 5
+    before = dict(access_log._known), dict(access_log._agents)
+    line(*routed("http://" + "w" * 1000, headers={"user-agent": "a" * 1000}))
+    assert before == (access_log._known, access_log._agents)
 
 
 @pytest.fixture
