@@ -42,7 +42,11 @@ def run(hooks: tuple[Hook, ...], start: int, args: tuple[Any, ...]) -> Awaitable
 def follow(result: Any, hooks: tuple[Hook, ...], following: int, args: Any) -> Awaitable[None] | None:
     """Go on with the event after a hook that has returned something."""
     if isinstance(result, Narrowing):
-        return run(result.behind(hooks, following - 1), 0, args)
+        left = result.behind(hooks, following - 1)
+        if len(left) == 1 and is_contained(left[0]):
+            # Most often the forwarder alone; its coroutine needs nothing around it.
+            return left[0](*args)  # type: ignore[no-any-return]
+        return run(left, 0, args)
     # A coroutine is one without being asked, and most often it is one.
     if type(result) is CoroutineType or inspect.isawaitable(result):
         if needs_task(hooks[following - 1]):

@@ -79,7 +79,7 @@ class CompiledRoute:
     gated: bool = field(init=False, repr=False, compare=False)
     """Some feature acts once this route is chosen, before anything is sent."""
     counts_active: bool = field(init=False, repr=False, compare=False)
-    """Some balancer looks at how many attempts are under way."""
+    """Some balancer looks at how many attempts are under way; one with a single endpoint does not."""
     limited: bool = field(init=False, repr=False, compare=False)
     """Its circuit breaker limits how much is under way at once."""
     counts_retries: bool = field(init=False, repr=False, compare=False)
@@ -91,13 +91,16 @@ class CompiledRoute:
         object.__setattr__(self, "gated", any(getattr(self, name) for name in _GATES))
         bounds = []
         total = 0.0
+        several = [share for share in self.shares if share.only is None]
         for share in self.shares:
             if share.share > 0:
                 total += share.share
                 bounds.append((total, share))
         object.__setattr__(self, "_bounds", tuple(bounds))
-        kinds = {share.balancing.kind for share in self.shares if share.balancing is not None}
-        object.__setattr__(self, "counts_active", "least_request" in kinds)
+        counts = any(
+            share.balancing is not None and share.balancing.kind == "least_request" for share in several
+        )
+        object.__setattr__(self, "counts_active", counts)
         breaker = self.circuit_breaker
         object.__setattr__(self, "limited", breaker is not None and breaker.admits)
         object.__setattr__(self, "counts_retries", self.limits_retries())
