@@ -16,6 +16,7 @@ from addons.engine.errors import BadRequest, UpstreamError
 from addons.engine.flows import make_response
 from addons.engine.hooks import HookTable
 from addons.engine.link import Link
+from addons.engine.marks import elsewhere
 from addons.engine.wire import Fields, end_to_end, value
 from addons.exchange import Exchange, exchange_of
 from addons.hedging import Judge
@@ -103,20 +104,17 @@ class Forwarder:
                 watch.stop()
             if not streaming:
                 deadline.stop()
+        if carrier is not None:
+            _tell(flow, exchange)
 
+    @elsewhere
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         exchange = exchange_of(flow)
         if exchange is None or flow.response is None:
             return
         if self._relay is not None:
             self._relay.restore(flow, exchange)
-        if exchange.attempts:
-            set_field(flow.response, ATTEMPTS_HEADER, b"%d" % len(exchange.attempts))
-        if exchange.flags and exchange.attempts and exchange.attempts[-1].error is None:
-            for flag in ("UO", "URX"):
-                if flag in exchange.flags:
-                    flow.response.headers[FLAG_HEADER] = flag
-                    break
+        _tell(flow, exchange)
 
     def error(self, flow: http.HTTPFlow) -> None:
         carrier, exchange = carrier_of(flow), exchange_of(flow)
@@ -181,6 +179,19 @@ def _hand_on(
         deadline.stop()
         carrier.idle_timeout = IDLE_TIMEOUT if exchange.route is None else exchange.route.idle_timeout
     return True
+
+
+def _tell(flow: http.HTTPFlow, exchange: Exchange) -> None:
+    """What the caller may know: how many tries it took, and why it was not more."""
+    response, tries = flow.response, len(exchange.attempts)
+    if response is None or not tries:
+        return
+    set_field(response, ATTEMPTS_HEADER, b"1" if tries == 1 else b"%d" % tries)
+    if exchange.flags and exchange.attempts[-1].error is None:
+        for flag in ("UO", "URX"):
+            if flag in exchange.flags:
+                response.headers[FLAG_HEADER] = flag
+                break
 
 
 def _is_itself(link: Link) -> str:

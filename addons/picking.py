@@ -36,17 +36,19 @@ class Picking:
             if breaks and not self.breaking.allows(exchange, attempt.address):
                 return None
         else:
-            avoid = tried if tried and _elsewhere(route) else ()
-            if breaks:
-                endpoint = self.breaking.pick(flow, exchange, avoid)
-            else:
-                endpoint = share.only or self.balancing.pick(flow, exchange, share, avoid)
+            endpoint = None if breaks else share.only
             if endpoint is None:
-                return None
-            tried.append(endpoint)
-            if len(tried) >= len(share.endpoints):
-                # Every one was tried: the next round starts afresh, but not where this one ended.
-                tried[:-1] = []
+                avoid = tried if tried and _elsewhere(route) else ()
+                if breaks:
+                    endpoint = self.breaking.pick(flow, exchange, avoid)
+                else:
+                    endpoint = self.balancing.pick(flow, exchange, share, avoid)
+                if endpoint is None:
+                    return None
+                tried.append(endpoint)
+                if len(tried) >= len(share.endpoints):
+                    # Every one was tried: the next round starts afresh, but not where this one ended.
+                    tried[:-1] = []
             attempt = Attempt(number, endpoint, endpoint.host, endpoint.port)
         if breaks:
             self.breaking.begin(exchange, attempt)

@@ -44,7 +44,7 @@ def test_no_hook_costs_every_exchange_a_task(feature: object) -> None:
 PLAIN = {
     "requestheaders": ["MetricsPages", "PolicyFeed"],
     "request": ["Routing", "Forwarder"],
-    "responseheaders": ["Forwarder"],
+    "responseheaders": [],
     "response": ["AccessLog", "Metrics"],
     "error": ["Forwarder", "AccessLog", "Metrics"],
     "mesh_routed": [],

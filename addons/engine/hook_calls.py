@@ -45,7 +45,11 @@ def follow(result: Any, hooks: tuple[Hook, ...], following: int, args: Any) -> A
         left = result.behind(hooks, following - 1)
         if len(left) == 1 and is_contained(left[0]):
             # Most often the forwarder alone; its coroutine needs nothing around it.
-            return left[0](*args)  # type: ignore[no-any-return]
+            try:
+                return left[0](*args)  # type: ignore[no-any-return]
+            except Exception:
+                log("follow")
+                return None
         return run(left, 0, args)
     # A coroutine is one without being asked, and most often it is one.
     if type(result) is CoroutineType or inspect.isawaitable(result):
