@@ -1,12 +1,14 @@
 """HTTP/1.1 as bytes: heads, chunks, and which fields belong to one connection alone."""
 
-from collections.abc import Callable, Iterable
-from functools import lru_cache, partial
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
+_CR, _LF = b"\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
 # RFC 9110 section 7.6.1, and the two that only old software sends.
@@ -30,17 +32,31 @@ def request_head(method: bytes, target: bytes, fields: Fields, version: bytes = 
 
 def answer_head(status: int, reason: bytes, fields: Fields, version: bytes = b"HTTP/1.1") -> bytes:
     """The head of an answer up to and with its empty line. ValueError when a line break is hidden in a part of it."""
-    return _head(b"%b %d %b" % (version, status, reason), fields)
+    return _head(b" ".join((version, _codes.get(status) or b"%d" % status, reason)), fields)
 
 
 def _head(first_line: bytes, fields: Fields) -> bytes:
-    head = b"\r\n".join((first_line, *map(_line, fields), b"", b""))
-    # One break per line and no other: what an addon or a policy puts into a value cannot become a field or a request.
-    # NUL as a number: for bytes in bytes Python raises and drops an error before it looks.
-    breaks = len(fields) + 2
-    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or 0 in head:
+    parts: tuple[bytes, ...] = sum(fields, (first_line,))
+    text = b"".join(parts)
+    # What an addon or a policy puts into a value cannot become a field or a request.
+    # As numbers: for bytes in bytes Python raises and drops an error before it looks.
+    if _LF in text or _CR in text or 0 in text:
         raise ValueError("a line break or NUL inside a header")
-    return head
+    return _layouts[len(fields)] % parts
+
+
+_codes = {status: b"%d" % status for status in range(100, 600)}
+
+
+class _Layouts(dict[int, bytes]):
+    """Heads with that many fields, to be filled in: one operation instead of one per line."""
+
+    def __missing__(self, count: int) -> bytes:
+        layout = self[count] = b"%b\r\n" + b"%b: %b\r\n" * count + b"\r\n"
+        return layout
+
+
+_layouts = _Layouts()
 
 
 def chunk(data: bytes) -> bytes:
@@ -80,23 +96,21 @@ def tokens(fields: Fields, name: bytes) -> frozenset[bytes]:
     )
 
 
-_name = itemgetter(0)
-_line = b": ".join
 Choice = tuple[Callable[[Fields], Fields] | None, int]
-_chosen: dict[frozenset[bytes], dict[tuple[bytes, ...], Choice]] = {}
+_chosen: defaultdict[frozenset[bytes], dict[tuple[bytes, ...], Choice]] = defaultdict(dict)
 _MOST_REMEMBERED = 500
 _LONGEST_REMEMBERED = 1000  # bytes; clients choose the names
 
 
 def _remember(names: tuple[bytes, ...], drop: frozenset[bytes]) -> None:
     """What `end_to_end` keeps of fields with these names, and the place of the one Connection whose value is to be looked at."""
-    known = _chosen.setdefault(drop, {})
+    known = _chosen[drop]
     lower = [name.lower() for name in names]
     if lower.count(b"connection") > 1 or sum(map(len, names)) > _LONGEST_REMEMBERED:
         return
     if len(known) >= _MOST_REMEMBERED:
         known.clear()
-    unwanted = _unwanted(drop)[0]
+    unwanted = HOP_BY_HOP | drop
     kept = [index for index, name in enumerate(lower) if name not in unwanted]
     choose: Any = None
     if len(kept) != len(names):
@@ -108,42 +122,20 @@ def _few(indices: tuple[int, ...], fields: Fields) -> Fields:
     return tuple([fields[index] for index in indices])
 
 
-@lru_cache
-def _unwanted(drop: frozenset[bytes]) -> tuple[frozenset[bytes], frozenset[int]]:
-    names = HOP_BY_HOP | drop
-    return names, frozenset(map(len, names))
+def end_to_end(fields: Fields, drop: frozenset[bytes] = frozenset()) -> Fields:
+    """The fields without those of one connection alone (RFC 9110 section 7.6.1), and without `drop`, in lower case.
 
-
-def end_to_end(fields: Fields, keep: Iterable[bytes] = (), drop: frozenset[bytes] = frozenset()) -> Fields:
-    """The fields without those of one connection alone (RFC 9110 section 7.6.1), `keep` excepted, and without `drop`.
-
-    All names in lower case. The very same tuple where nothing is to go, which is the common case for requests.
+    The very same tuple where nothing is to go, which is the common case for requests.
     """
-    if not keep:
-        # Which fields go is a question of the names, and heads with the same names come again and again.
-        known = _chosen.get(drop)
-        names = tuple(map(_name, fields))
-        if known is not None and (chosen := known.get(names)) is not None:
-            choose, connection = chosen
-            if connection < 0 or fields[connection][1].lower() in _PLAIN:
-                return fields if choose is None else choose(fields)
-        else:
-            _remember(names, drop)
-    unwanted, lengths = _unwanted(drop)
-    kept = []
-    for field in fields:
-        name = field[0]
-        # Comparing lengths first spares most names the way to lower case.
-        if len(name) in lengths and (lower := name.lower()) in unwanted and lower not in keep:
-            if lower == b"connection" and field[1].lower() not in _PLAIN:
-                also = frozenset(tokens(fields, b"connection"))
-                return tuple(
-                    [
-                        pair
-                        for pair in fields
-                        if (low := pair[0].lower()) in keep or low not in unwanted | also
-                    ]
-                )
-        else:
-            kept.append(field)
-    return fields if len(kept) == len(fields) else tuple(kept)
+    # Which fields go is a question of the names, and heads with the same names come again and again.
+    names = next(zip(*fields), ())  # noqa: B905 - each is a pair
+    chosen = _chosen[drop].get(names)
+    if chosen is not None:
+        choose, connection = chosen
+        if connection < 0 or fields[connection][1].lower() in _PLAIN:
+            return fields if choose is None else choose(fields)
+    else:
+        _remember(names, drop)
+    unwanted = HOP_BY_HOP | drop | tokens(fields, b"connection")
+    kept = tuple([field for field in fields if field[0].lower() not in unwanted])
+    return fields if len(kept) == len(fields) else kept
