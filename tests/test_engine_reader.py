@@ -31,7 +31,9 @@ def read(pieces, method=b"GET") -> Seen:
     reader = AnswerReader()
     reader.begin(method)
     seen = Seen()
-    for piece in pieces:
+    for number, piece in enumerate(pieces):
+        if number == 0:
+            reader.opening = piece[:9]
         try:
             reader.feed(piece)
         except httptools.HttpParserError as error:
@@ -250,6 +252,7 @@ def test_a_switch_of_protocols():
         (OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\nContent-Length: 3\r\n\r\n", ""),
         (b"HTTP/2.0 200 OK\r\n\r\n", "neither HTTP/1.1"),
         (b"HTTP/0.9 200 OK\r\n\r\n", ""),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/2.0 200 OK\r\n\r\n", "neither HTTP/1.1"),
         (b"HTTP/1.2 200 OK\r\n\r\n", ""),
         (b"HTTP/1.1 20 OK\r\n\r\n", ""),
         (b"HTTP/1.1 2000 OK\r\n\r\n", ""),

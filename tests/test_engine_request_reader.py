@@ -62,6 +62,22 @@ def test_the_packets_do_not_matter(data, expected):
     assert seen(read(data, range(len(data)))) == expected
 
 
+@pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/2.0", b"HTTP/0.9", b"HTTP/1.2"])
+def test_a_version_is_its_own_wherever_the_head_is_cut(version):
+    """No other first line is taken for it, neither that of a request before it nor what its own fields say."""
+    data = GET + b"\r\nGET /a " + version + b"\r\nHost: x\r\nA: GET /a HTTP/1.1\r\n\r\n"
+    for cut in range(len(data)):
+        reader = RequestReader()
+        try:
+            reader.feed(data[:cut])
+            reader.feed(data[cut:])
+            versions = [b"HTTP/1.1", b"HTTP/1.0"]
+        except BadRequest:
+            versions = [b"HTTP/1.1"]
+        assert (len(versions) == 2) is (version == b"HTTP/1.0")
+        assert [each.version for each in reader.arrived] == versions, cut
+
+
 def test_values_lose_the_white_space_around_them():
     (request,) = read(b"GET / HTTP/1.1\r\nHost: \t x \t\r\nA:\r\nB:   \r\nC: a b\r\n\r\n").arrived
     assert request.fields == ((b"Host", b"x"), (b"A", b""), (b"B", b""), (b"C", b"a b"))

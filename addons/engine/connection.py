@@ -80,8 +80,10 @@ class Connection(Link):
             else:
                 self._drop("bytes that answer no request")
             return
-        self.received += len(data)
         reader = self._reader
+        if self.received == self._before:
+            reader.opening = data[:9]
+        self.received += len(data)
         try:
             reader.feed(data)
         except HttpParserError as error:

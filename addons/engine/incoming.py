@@ -65,7 +65,7 @@ class Incoming:
         self.on_room: Callable[[], None] | None = None
         self.on_wanted: Callable[[], None] | None = None
         """Called once, when somebody waits for a body of which nothing has arrived."""
-        self._parts: list[bytes] = []
+        self._parts: list[bytes] | None = None
         self._size = 0
         self._full = False
         self._waiter: asyncio.Future[None] | None = None
@@ -78,6 +78,8 @@ class Incoming:
 
     def feed(self, data: bytes) -> None:
         self.on_wanted = None
+        if self._parts is None:
+            self._parts = []
         self._parts.append(data)
         self._size += len(data)
         if self._size > HIGH_WATER and not self._full and self.on_full is not None:

@@ -31,6 +31,7 @@ class RequestReader:
     __slots__ = (
         "_body_follows",
         "_head",
+        "_opening",
         "_parser",
         "_pending",
         "_pipelined",
@@ -51,6 +52,7 @@ class RequestReader:
         self._pending: list[tuple[bytes, bytes]] = []
         self._target: list[bytes] = []
         self._head = 0  # bytes since the last that belonged to a body or ended a request
+        self._opening = b""  # what was fed when this head began
         self._pipelined = (
             False  # this head began in the middle of what was fed, so that its length is not known
         )
@@ -64,6 +66,8 @@ class RequestReader:
         return self._head > 0 and self.reading is None
 
     def feed(self, data: bytes) -> None:
+        if not self._head and self.reading is None:
+            self._opening = data
         while not self.upgrading:
             self._head += len(data)
             try:
@@ -146,9 +150,14 @@ class RequestReader:
             self._resumed = False
             return
         parser = self._parser
-        version = _VERSIONS.get(parser.get_http_version())
-        if version is None:
-            raise BadRequest(400, "neither HTTP/1.1 nor HTTP/1.0")
+        method = parser.get_method()
+        version = b"HTTP/1.1"
+        # The parser takes long to say the version, so it is asked only where the first line is not to be seen.
+        if self._pipelined or not self._opening.startswith(b" ".join((method, target, b"HTTP/1.1\r\n"))):
+            version = _VERSIONS.get(parser.get_http_version(), b"")
+            if not version:
+                raise BadRequest(400, "neither HTTP/1.1 nor HTTP/1.0")
+        self._opening = b""
         if len(fields) > FIELDS_LIMIT:
             raise BadRequest(431, f"more than {FIELDS_LIMIT} header fields")
         if self._head > HEAD_LIMIT or self._pipelined:
@@ -181,7 +190,6 @@ class RequestReader:
             if sized or version == b"HTTP/1.0":
                 raise BadRequest(400, "Transfer-Encoding beside Content-Length, or in an HTTP/1.0 request")
             length = -1
-        method = parser.get_method()
         request = self.reading = Incoming(
             method,
             target,
