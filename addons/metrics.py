@@ -2,8 +2,8 @@
 
 What counting costs is paid by every request. So exchanges that are alike (of a
 route, endpoint and status) share a cell that is found by one look-up and
-counts by plain additions; label values are worked out once per cell, the
-series that Prometheus knows are filled from the cells when somebody reads.
+gathers what they took; label values are worked out once per cell, the series
+that Prometheus knows are filled from the cells when somebody reads.
 """
 
 import logging
@@ -32,6 +32,8 @@ MOST_HISTOGRAMS = 400
 """Label sets of a metric that is twenty lines for each."""
 SHORTEST_WINDOW = 0.9
 """Seconds that a summary covers at least."""
+MOST_GATHERED = 256
+"""Exchanges that a cell holds until its series are brought up to date, though nobody reads them."""
 _MOST_CELLS = 20_000
 
 
@@ -90,7 +92,7 @@ class Metrics:
     def settle(self) -> None:
         """Bring the series up to date."""
         for cell in self._cells.values():
-            if cell.count:
+            if cell.took:
                 cell.settle()
 
     def summary(self) -> str:
@@ -137,31 +139,27 @@ class Metrics:
                 exchange.source,
             )
             cell = self._cells.get(key) or self._plain_cell(key, exchange, attempt, status)
-            if (buckets := cell.upstream_buckets) is not None:
-                waited = (attempt.ended - attempt.started) * 1000
-                cell.upstream_total += waited
-                buckets[bisect_left(EDGES, waited)] += 1
+            cell.waited.append((attempt.ended - attempt.started) * 1000)
         else:
             cell = self._cell(flow, exchange, status)
             for attempt in attempts:
                 self._count_attempt(exchange, attempt)
             if exchange.acting is not None:
                 self._count_faults(exchange, exchange.acting.kinds)
-        cell.count += 1
-        if (buckets := cell.buckets) is not None:
-            cell.total += took
-            buckets[bisect_left(EDGES, took)] += 1
         sent, received = exchange.sizes or sizes(flow, exchange)
         cell.sent += sent
-        if received:
-            cell.received += received
+        cell.received += received
+        times = cell.took
+        times.append(took)
+        if len(times) >= MOST_GATHERED:
+            cell.settle()
 
     def _plain_cell(self, key: tuple[object, ...], exchange: Exchange, attempt: Attempt, status: int) -> Cell:
         """For exchanges with one attempt and nothing remarkable about it."""
         cell = self._new_cell(key, exchange, attempt, status, "-", None)
         cell.attempts = self.attempts.of(labels.attempt_labels(exchange, attempt))
         if attempt.status is not None:
-            cell.measure(self.upstream.of(labels.upstream_labels(exchange, attempt)))
+            cell.upstream = self.upstream.of(labels.upstream_labels(exchange, attempt))
         return cell
 
     def _cell(self, flow: http.HTTPFlow, exchange: Exchange, status: int) -> Cell:

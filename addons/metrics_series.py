@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from control.histogram import BUCKETS
+from control.histogram import BUCKETS, tally
 
 OTHER = "other"
 """The value of every label of the series that counts for all label sets beyond the limit."""
@@ -58,56 +58,59 @@ class Latency:
 
 
 class Cell:
-    """Exchanges that are alike, counted until their series are read. `kept`: the objects by whose identity they are alike."""
+    """Exchanges that are alike, gathered until their series are read. `kept`: the objects by whose identity they are alike.
+
+    `took` and `waited` are the milliseconds of each, and of its one attempt: a bucket is looked for faster for many
+    together.
+    """
 
     __slots__ = (
         "attempts",
-        "buckets",
-        "count",
         "kept",
         "latency",
         "received",
         "requests",
         "sent",
-        "total",
+        "timed",
+        "took",
         "upstream",
-        "upstream_buckets",
-        "upstream_total",
+        "waited",
     )
 
     def __init__(self, requests: Requests, latency: Latency, timed: bool, kept: tuple[object, ...]) -> None:
         self.requests = requests
         self.latency = latency
         self.kept = kept
+        self.timed = timed
         self.attempts: Count | None = None
         """Where the one attempt of each is counted; None: attempts are counted elsewhere."""
         self.upstream: Latency | None = None
-        self.buckets = latency.buckets if timed else None
-        """Those of the series themselves; None: time is not measured."""
-        self.upstream_buckets: list[int] | None = None
-        self.count = 0
-        self.total = 0.0
-        self.upstream_total = 0.0
+        """Where `waited` is counted."""
+        self.took: list[float] = []
+        self.waited: list[float] = []
         self.received = 0
         self.sent = 0
 
-    def measure(self, upstream: Latency) -> None:
-        """Count there how long the attempt took."""
-        self.upstream = upstream
-        self.upstream_buckets = upstream.buckets
-
     def settle(self) -> None:
-        """Hand what was counted to the series."""
-        self.requests.count += self.count
-        self.latency.total += self.total
+        """Hand what was gathered to the series."""
+        count = len(self.took)
+        self.requests.count += count
+        if self.timed:
+            _add(self.latency, self.took)
         self.latency.received += self.received
         self.latency.sent += self.sent
         if self.attempts is not None:
-            self.attempts.count += self.count
+            self.attempts.count += count
         if self.upstream is not None:
-            self.upstream.total += self.upstream_total
-        self.count = self.received = self.sent = 0
-        self.total = self.upstream_total = 0.0
+            _add(self.upstream, self.waited)
+        self.took.clear()
+        self.waited.clear()
+        self.received = self.sent = 0
+
+
+def _add(latency: Latency, milliseconds: list[float]) -> None:
+    latency.total += sum(milliseconds)
+    tally(latency.buckets, milliseconds)
 
 
 class Table(Generic[S]):

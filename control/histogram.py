@@ -4,7 +4,7 @@ Percentiles cannot be merged, buckets can: whoever wants the p99 of two proxies
 adds their counts bucket by bucket and asks `quantile` of the sum.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress
 from operator import sub
@@ -34,6 +34,17 @@ _LAST = EDGES[-1]
 def bucket_of(milliseconds: float) -> int:
     """The bucket that counts this length of time."""
     return bisect_left(EDGES, milliseconds)
+
+
+def tally(buckets: list[int], milliseconds: list[float]) -> None:
+    """Count each length of time in its bucket; the list is sorted, then all of one bucket stand together."""
+    milliseconds.sort()
+    start, every = 0, len(milliseconds)
+    while start < every:
+        bucket = bisect_left(EDGES, milliseconds[start])
+        end = bisect_right(milliseconds, EDGES[bucket], start) if bucket < len(EDGES) else every
+        buckets[bucket] += end - start
+        start = end
 
 
 def quantile(counts: Mapping[int, int], share: float) -> float | None:

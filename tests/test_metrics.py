@@ -18,7 +18,7 @@ from addons.exchange import Attempt, Exchange, attach
 from addons.metrics import Metrics
 from addons.metrics_labels import addresses_of, failed, grpc_status, stale_in
 from addons.metrics_series import OTHER, Count, Table
-from control.histogram import BUCKETS, bucket_of
+from control.histogram import BUCKETS, EDGES, bucket_of, tally
 from control.policy.answers import FixedAnswer
 from control.policy.reading import normalize, read_bytes
 from control.policy.snapshot import Snapshot, build
@@ -367,6 +367,19 @@ def test_a_new_policy_keeps_the_counts_and_lets_the_old_policy_go(world: World) 
     assert list(world.requests().values()) == [2]
 
 
+def test_what_nobody_reads_is_not_gathered_without_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_module, "MOST_GATHERED", 4)
+    for number in range(1, 11):
+        world.count()
+        (cell,) = world.metrics._cells.values()
+        assert len(cell.took) == len(cell.waited) == number % 4
+    assert list(world.requests().values()) == [10]
+    for table in (world.metrics.latency, world.metrics.upstream):
+        (series,) = table.all()
+        assert sum(series.buckets) == 10
+        assert series.total > 10 * 2.9
+
+
 # The summary
 
 
@@ -492,3 +505,13 @@ def test_a_grpc_call_is_counted_as_one(world: World) -> None:
 def test_there_is_a_bucket_for_every_length() -> None:
     assert bucket_of(0.0) == 0
     assert bucket_of(1e9) == BUCKETS - 1
+
+
+@given(st.lists(st.sampled_from(EDGES) | st.floats(-1, 2e6)))
+def test_lengths_are_counted_together_as_they_are_one_by_one(lengths: list[float]) -> None:
+    one_by_one = [1] * BUCKETS
+    for length in lengths:
+        one_by_one[bucket_of(length)] += 1
+    together = [1] * BUCKETS
+    tally(together, lengths)
+    assert together == one_by_one
