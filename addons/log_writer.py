@@ -4,13 +4,14 @@ import logging
 import os
 import stat
 import threading
-from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
 logger = logging.getLogger("mesh.access_log")
 
 _MOST_WAITING = 200_000
+_MOST_TOGETHER = 10_000
 _FAREWELL = 5.0
 _GATHER = 0.02
 """Seconds that lines are gathered before they are written together."""
@@ -31,7 +32,7 @@ class LogWriter:
         self._stream = stream
         self._file: TextIO = stream if path is None else _open(path)
         self._piped = path is None and _is_pipe(stream)
-        self._lines: deque[str] = deque()
+        self._lines: list[str] = []
         self._waiting = False
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -76,21 +77,14 @@ class LogWriter:
             self._file.close()
 
     def _flush(self, count: int) -> None:
-        while count > 0:
-            some = self._some(count)
-            count -= len(some)
-            self._put("\n".join(some) + "\n")
-
-    def _some(self, most: int) -> list[str]:
-        """Lines to write in one go: those of other processes that write there too must not stand within one."""
         lines = self._lines
-        if not self._piped:
-            return [lines.popleft() for _ in range(min(most, 10_000))]
-        some = [lines.popleft()]
-        size = len(some[0]) + 1
-        while lines and (size := size + len(lines[0]) + 1) <= _PIPE_AT_ONCE:
-            some.append(lines.popleft())
-        return some
+        while count > 0:
+            # Two steps that no other thread can come between, each: what it appends meanwhile stays behind these.
+            some = lines[: min(count, _MOST_TOGETHER)]
+            del lines[: len(some)]
+            count -= len(some)
+            for text in _pieces(some) if self._piped else ("\n".join(some) + "\n",):
+                self._put(text)
 
     def _put(self, text: str) -> None:
         try:
@@ -125,6 +119,18 @@ class LogWriter:
         if not self._complained:
             self._complained = True
             logger.error(f"access log: cannot write {self._path or 'standard output'}: {error}")
+
+
+def _pieces(lines: list[str]) -> Iterator[str]:
+    """To write one by one: the lines of other processes that write there too must not stand within one of these."""
+    start = size = 0
+    for index, line in enumerate(lines):
+        length = len(line) + 1
+        if size and size + length > _PIPE_AT_ONCE:
+            yield "\n".join(lines[start:index]) + "\n"
+            start, size = index, 0
+        size += length
+    yield "\n".join(lines[start:]) + "\n"
 
 
 def _is_pipe(stream: TextIO) -> bool:

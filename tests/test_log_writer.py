@@ -3,8 +3,11 @@
 import io
 import os
 import threading
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from addons import log_writer
 from addons.log_writer import LogWriter
@@ -130,6 +133,17 @@ def test_memory_stays_bounded(tmp_path, monkeypatch, caplog):
         stream.close()
         thread.join()
     assert "lines dropped, the disk was too slow" in caplog.text
+
+
+@given(st.lists(st.integers(0, 5000).map("x".__mul__), min_size=1, max_size=12))
+def test_a_pipe_gets_whole_lines_in_pieces_that_nobody_can_come_between(lines):
+    pieces = list(log_writer._pieces(lines))
+    assert "".join(pieces) == "".join(line + "\n" for line in lines)
+    for piece, following in pairwise([*pieces, ""]):
+        assert piece.endswith("\n")
+        assert len(piece) <= 4096 or piece.count("\n") == 1
+        # And no more of them than need be.
+        assert not following or len(piece) + following.index("\n") + 1 > 4096
 
 
 def test_a_path_that_cannot_be_opened(tmp_path):
