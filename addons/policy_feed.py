@@ -160,10 +160,15 @@ class PolicyFeed:
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """Pin the snapshot. Right after the start it waits for the first policy instead of refusing."""
         sync = self.sync
-        if sync is not None and (sync.snapshot is not None or sync.settled.is_set()):
-            self._pin(flow)
+        snapshot = sync.snapshot if sync is not None else None
+        if snapshot is not None and not self.inbound:
+            # Most often, as below in short.
+            attach(flow, Exchange(snapshot, self.node, self.service, False))
             return None
-        return self._pin_when_settled(flow)
+        if sync is None or (snapshot is None and not sync.settled.is_set()):
+            return self._pin_when_settled(flow)
+        self._pin(flow)
+        return None
 
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """A tunnel too, since what is inside may be no HTTP and is not looked at again."""
