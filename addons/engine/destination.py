@@ -69,7 +69,7 @@ class Destinations:
             if not keep_host:
                 shown = f"[{host}]" if ":" in host else host
                 self._host = (shown if _PORTS.get(scheme) == port else f"{shown}:{port}").encode()
-        self._places: dict[bytes, dict[bytes, tuple[str, int]]] = {scheme: {} for scheme in _PORTS}
+        self._places: dict[bytes, dict[bytes | None, tuple[str, int]]] = {scheme: {} for scheme in _PORTS}
 
     def find(self, request: Incoming, client: connection.Client) -> Destination:
         """Raises BadRequest for a target that leads nowhere."""
@@ -92,22 +92,23 @@ class Destinations:
         if _HASH in path:
             # As Envoy does: who takes the fragment for a part of the path matches other routes.
             raise BadRequest(400, "a target with a fragment")
-        place = None
-        if host:
+        place = self._places[scheme].get(host)
+        if place is None and host:
             if host == self._own_bytes:
                 return Destination(self._own, 80, scheme, path, fields)
-            place = self._places[scheme].get(host) or self._place(scheme, host)
+            place = self._place(scheme, host)
         if self._fixed is not None:
             address, port, scheme = self._fixed
             if self._host is not None and host != self._host:
                 fields = with_host(fields, self._host)
-            return Destination(address, port, scheme, path, fields)
+            # Past the Python of a named tuple's constructor.
+            return tuple.__new__(Destination, (address, port, scheme, path, fields))
         if self._transparent:
             address, port = client.sockname[:2]
             return Destination(address, port, b"http", path, fields)
         if place is None:
             raise BadRequest(400, "no host to send the request to")
-        return Destination(place[0], place[1], scheme, path, fields)
+        return tuple.__new__(Destination, (*place, scheme, path, fields))
 
     def _place(self, scheme: bytes, host: bytes) -> tuple[str, int]:
         place = split_authority(host, _PORTS[scheme])

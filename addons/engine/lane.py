@@ -48,22 +48,12 @@ class Lane:
         # All in one: each coroutine more would be made, entered and resumed for every request.
         pair: tuple[connection.Client, connection.Server] = client.tag
         try:
-            place = self._destinations.find(incoming, pair[0])
+            host, port, scheme, path, fields = self._destinations.find(incoming, pair[0])
         except BadRequest as refusal:
             client.refuse(refusal)
             return
         now = time.time()
-        request = make_request(
-            place.host,
-            place.port,
-            place.scheme,
-            incoming.method,
-            place.path,
-            incoming.version,
-            place.fields,
-            None,
-            now,
-        )
+        request = make_request(host, port, scheme, incoming.method, path, incoming.version, fields, None, now)
         flow = make_flow(pair[0], pair[1], request, now)
         hooks = self._hooks
         carrier = Carrier(incoming, hooks)
