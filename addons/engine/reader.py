@@ -11,6 +11,8 @@ FIELDS_LIMIT: Final = 200
 INTERIM_LIMIT: Final = 20
 NO_LENGTH: Final = -1
 
+_SPACE = ord(" ")
+_CODING_SIZE = len(b"transfer-encoding")
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
 
 
@@ -37,6 +39,9 @@ class AnswerReader:
         self.on_status = self._reason.append
         # An error where none is allowed stops the parser, before another message's body joins this one's.
         self.on_message_begin = self._allowed.pop
+        self.fields: Fields = ()
+        self.chunked = False
+        self._perhaps_coded = False
         self.bodyless = True
         self.begin(b"GET")
 
@@ -59,6 +64,12 @@ class AnswerReader:
     def forget(self) -> None:
         """Break the cycle with the parser; the reader is of no use afterwards."""
         del self._parser, self.feed
+
+    @property
+    def length(self) -> int:
+        """What the head says of the body's bytes. Looked up when asked for, since few ask."""
+        text = value(self.fields, b"content-length")
+        return NO_LENGTH if text is None else int(text)
 
     @property
     def until_close(self) -> bool:
@@ -98,34 +109,27 @@ class AnswerReader:
     # What the parser calls
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._pending.append((name, value.rstrip()))
+        # Nearly no value ends in white space, and to see that costs less than to strip it.
+        if value and value[-1] <= _SPACE:
+            value = value.rstrip()
+        self._pending.append((name, value))
+        if len(name) == _CODING_SIZE:
+            self._perhaps_coded = True
 
     def on_headers_complete(self) -> None:
         pending = self._pending
         if len(pending) > FIELDS_LIMIT:
             raise Refused(f"more than {FIELDS_LIMIT} fields")
-        length = NO_LENGTH
-        chunked = False
-        for name, text in pending:
-            size = len(name)
-            if size == 14:
-                if name.lower() == b"content-length":
-                    length = int(text)
-            elif size == 17 and name.lower() == b"transfer-encoding":
-                if chunked or text.lower() != b"chunked":
-                    raise Refused("a transfer-encoding other than chunked")
-                chunked = True
-        if chunked and length != NO_LENGTH:
-            raise Refused("both content-length and transfer-encoding")
+        self.fields = tuple(pending)
+        self.chunked = self._perhaps_coded and self._is_chunked()
         self.status = status = self._parser.get_status_code()
-        self.fields: Fields = tuple(pending)
         self.reason = b"".join(self._reason)
         pending.clear()
         self._reason.clear()
         if 0 in self.reason:
             raise Refused("a NUL in the reason")
         if status < 200:
-            self._on_interim(status, length, chunked)
+            self._on_interim(status)
             return
         if self.opening == b"HTTP/1.1 ":
             self.version = b"HTTP/1.1"
@@ -134,14 +138,21 @@ class AnswerReader:
             if version is None:
                 raise Refused("neither HTTP/1.1 nor HTTP/1.0")
             self.version = version
-        self.length = length
-        self.chunked = chunked
         self.headed = True
         if self.bodyless:
             self._on_head_answer()
 
-    def _on_interim(self, status: int, length: int, chunked: bool) -> None:
-        if status < 100 or length > 0 or chunked:
+    def _is_chunked(self) -> bool:
+        self._perhaps_coded = False
+        codings = [text for name, text in self.fields if name.lower() == b"transfer-encoding"]
+        if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
+            raise Refused("a transfer-encoding other than chunked")
+        if codings and self.length != NO_LENGTH:
+            raise Refused("both content-length and transfer-encoding")
+        return bool(codings)
+
+    def _on_interim(self, status: int) -> None:
+        if status < 100 or self.length > 0 or self.chunked:
             raise Refused(f"status {status} with a body" if status >= 100 else "a status below 100")
         self.version = b"HTTP/1.1"
         self.opening = b""
