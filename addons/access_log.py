@@ -130,12 +130,13 @@ def line(flow: http.HTTPFlow, exchange: Exchange) -> str:
     else:
         tries = ",".join(map(_attempt, attempts))
         upstream = f"{sum([attempt.ms for attempt in attempts]):.3f}" if attempts else "null"
-    flags = exchange.flags
+    flags = ",".join(exchange.flags) if exchange.flags else "-"
     agent = value(data.headers.fields, b"user-agent")
     return (
-        f'{{"time":"{_clock.stamp(exchange.wall)}{who}{_text(path)}{how}{",".join(flags) if flags else "-"}'
-        f'","bytes_in":{received},"bytes_out":{sent},"duration_ms":{(ended - exchange.started) * 1000:.3f}'
-        f',"upstream_ms":{upstream},"attempts":[{tries}]{where}{_text(exchange.request_id)}'
+        # Most requests have no body; a number takes longer to spell than a text.
+        f'{{"time":"{_clock.stamp(exchange.wall)}{who}{_text(path)}{how}{flags}","bytes_in":{received or "0"}'
+        f',"bytes_out":{sent},"duration_ms":{(ended - exchange.started) * 1000:.3f},"upstream_ms":{upstream}'
+        f',"attempts":[{tries}]{where}{_text(exchange.request_id)}'
         f',"user_agent":{"null" if agent is None else _agents.get(agent) or _spell_agent(agent)}}}'
     )
 
@@ -187,15 +188,17 @@ def _or_null(number: int | None) -> str:
 
 def sizes(flow: http.HTTPFlow, exchange: Exchange) -> tuple[int, int]:
     """Bytes of the bodies: sent to the client, received from it."""
-    sent, received = exchange.bytes_out, exchange.bytes_in
     carrier = carrier_of(flow)
-    if carrier is not None:
+    if carrier is None:
+        sent, received = exchange.bytes_out, exchange.bytes_in
+    else:
         sent = carrier.sent
-        received = carrier.upload.sent if carrier.upload is not None else carrier.received
-    response = flow.response
-    if not sent and response is not None:
-        sent = len(response.data.content or b"")
-    return sent, received or len(flow.request.data.content or b"")
+        received = carrier.received if carrier.upload is None else carrier.upload.sent
+    if not sent and flow.response is not None and (content := flow.response.data.content):
+        sent = len(content)
+    if not received and (content := flow.request.data.content):
+        received = len(content)
+    return sent, received
 
 
 def _reached(exchange: Exchange) -> str | None:

@@ -94,10 +94,12 @@ def make_request(
     timestamp: float,
 ) -> http.Request:
     """As http.Request(..., authority=b"", trailers=None). Without content its end is yet to come."""
+    headers = _new(http.Headers)
+    headers.fields = fields
     data = _new(http.RequestData)
     values = data.__dict__ = _REQUEST.copy()
     values["http_version"] = version
-    values["headers"] = make_headers(fields)
+    values["headers"] = headers
     values["timestamp_start"] = timestamp
     values["host"] = host
     values["port"] = port
@@ -116,10 +118,12 @@ def make_response(
     version: bytes, status: int, reason: bytes, fields: Fields, content: bytes | None, timestamp: float
 ) -> http.Response:
     """As http.Response(..., trailers=None). Without content its end is yet to come."""
+    headers = _new(http.Headers)
+    headers.fields = fields
     data = _new(http.ResponseData)
     data.__dict__ = {
         "http_version": version,
-        "headers": make_headers(fields),
+        "headers": headers,
         "content": content,
         "trailers": None,
         "timestamp_start": timestamp,
