@@ -14,6 +14,10 @@ from benchmarks.measure import Cpu
 from benchmarks.processes import Cores
 from benchmarks.targets import Target
 
+CALM = 10.0
+"""Seconds that a proxy may take after a load until it rests."""
+RESTING = 0.02
+"""Seconds of CPU within a tenth of a second, below which it does."""
 READY = 20.0
 """Seconds that a proxy may take until it answers as it should."""
 
@@ -133,6 +137,7 @@ class Course:
         before = measure.cpu(pid)
         found = load.run(target.door, row.shape, row.connections, seconds, self.cores, self.folder)
         used = measure.cpu(pid).since(before)
+        _calm(pid)
         return Sample(found, used.per(found.requests) if found.requests else None, measure.peak(pid) or None)
 
     def _judge(self, row: Row) -> None:
@@ -142,6 +147,18 @@ class Course:
             row.note = f"not measured: it ended: {target.program.last_line()}"
         elif not target.trim():
             row.note = "no access log was written"
+
+
+def _calm(pid: int) -> None:
+    """Wait until a proxy rests. One that has hundreds of requests before it goes on when wrk has left, on the next one's core."""
+    end = time.monotonic() + CALM
+    before = measure.cpu(pid)
+    while time.monotonic() < end:
+        time.sleep(0.1)
+        used = measure.cpu(pid)
+        if used.since(before).total < RESTING:
+            return
+        before = used
 
 
 def say(text: str) -> None:
