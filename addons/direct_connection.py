@@ -9,7 +9,7 @@ from mitmproxy import connection, platform
 from mitmproxy.proxy import mode_specs
 
 from addons.engine.client_link import HEAD_TIMEOUT, IDLE_TIMEOUT
-from addons.engine.flows import make_id
+from addons.engine.flows import make_client, make_server
 from addons.engine.lane import Lane
 from addons.engine.link import WRITE_HIGH, WRITE_LOW
 from addons.engine.server import ServerConnection
@@ -47,23 +47,17 @@ class DirectConnection(ServerConnection):
         mode: mode_specs.ProxyMode = self._instance.mode
         target = mode.address if isinstance(mode, mode_specs.ReverseMode) else None
         sockname = transport.get_extra_info("sockname")
+        port = sockname[1] if sockname else 0
         if isinstance(mode, mode_specs.TransparentMode):
             try:
                 sockname = target = _original_address(transport)
             except Exception as error:
                 logger.error(f"transparent mode: where a connection wanted to go is not known: {error!r}")
                 self.close()
-        client = connection.Client(
-            peername=transport.get_extra_info("peername") or ("", 0),
-            sockname=sockname,
-            id=make_id(),
-            timestamp_start=time.time(),
-            proxy_mode=mode,
-            state=connection.ConnectionState.OPEN,
-        )
-        self.tag = (client, connection.Server(address=target, id=make_id()))
+        peername = transport.get_extra_info("peername") or ("", 0)
+        self.tag = (make_client(peername, sockname, mode, time.time()), make_server(target))
         mtls = self._listeners.mtls
-        if mtls is not None and mtls.is_inbound(transport.get_extra_info("sockname")[1]):
+        if mtls is not None and mtls.is_inbound(port):
             self._gate = mtls
 
     def data_received(self, data: bytes) -> None:

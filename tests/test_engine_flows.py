@@ -13,10 +13,19 @@ from hypothesis import strategies as st
 from mitmproxy import connection, flow, http
 from mitmproxy import io as mitmproxy_io
 from mitmproxy.addons import view
+from mitmproxy.proxy import mode_specs
 from mitmproxy.test import taddons
 from mitmproxy.tools.web import app
 
-from addons.engine.flows import make_flow, make_headers, make_id, make_request, make_response
+from addons.engine.flows import (
+    make_client,
+    make_flow,
+    make_headers,
+    make_id,
+    make_request,
+    make_response,
+    make_server,
+)
 
 FIELDS = (
     (b"Host", b"up"),
@@ -52,6 +61,32 @@ def usual(content=b"body", response=True) -> http.HTTPFlow:
     if response:
         made.response = http.Response(b"HTTP/1.1", 200, b"OK", http.Headers(FIELDS), content, None, NOW, end)
     return made
+
+
+@pytest.mark.parametrize("mode", ["regular", "reverse:http://up:80@1"])
+def test_connections_are_as_the_constructors_make_them(mode):
+    mode = mode_specs.ProxyMode.parse(mode)
+    made = make_client(("1.2.3.4", 5), ("6.7.8.9", 10), mode, NOW)
+    usual = connection.Client(
+        peername=("1.2.3.4", 5),
+        sockname=("6.7.8.9", 10),
+        id=made.id,
+        timestamp_start=NOW,
+        proxy_mode=mode,
+        state=connection.ConnectionState.OPEN,
+    )
+    assert vars(made) == vars(usual)
+    assert made == usual
+    assert made.get_state() == usual.get_state()
+    for address in (None, ("up", 80)):
+        server = make_server(address)
+        usual_server = connection.Server(address=address, id=server.id)
+        assert vars(server) == vars(usual_server)
+        assert server.get_state() == usual_server.get_state()
+    assert len({made.id, make_client(("", 0), ("", 0), mode, NOW).id, server.id}) == 3
+    server.state = connection.ConnectionState.OPEN
+    with pytest.raises(RuntimeError, match="Cannot change"):
+        server.address = ("other", 81)
 
 
 def same_id(one: flow.Flow, other: flow.Flow) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mitmproxy import connection, http
+from mitmproxy.proxy import mode_specs
 
 from addons.engine.wire import Fields
 
@@ -149,3 +150,32 @@ def make_flow(
     values["metadata"] = {}
     values["request"] = request
     return flow
+
+
+# Of the constructors, whatever fields this version of mitmproxy has: all of their values are immutable.
+_CLIENT = dict(vars(connection.Client(peername=("", 0), sockname=("", 0), timestamp_start=0.0)))
+_SERVER = dict(vars(connection.Server(address=None)))
+
+
+def make_client(
+    peername: tuple[str, int], sockname: tuple[str, int], mode: mode_specs.ProxyMode, timestamp: float
+) -> connection.Client:
+    """As connection.Client(...) of a connection that is open."""
+    client = _new(connection.Client)
+    values = client.__dict__ = _CLIENT.copy()
+    values["id"] = next(_ids)
+    values["peername"] = peername
+    values["sockname"] = sockname
+    values["proxy_mode"] = mode
+    values["timestamp_start"] = timestamp
+    values["state"] = connection.ConnectionState.OPEN
+    return client
+
+
+def make_server(address: tuple[str, int] | None) -> connection.Server:
+    """As connection.Server(address=address), which is not connected."""
+    server = _new(connection.Server)
+    values = server.__dict__ = _SERVER.copy()
+    values["id"] = next(_ids)
+    values["address"] = address
+    return server
