@@ -84,11 +84,6 @@ class CircuitBreaker:
         if exchange is None or exchange.route is None or exchange.route.circuit_breaker is None:
             return
         policy, breaker = self._of(exchange)
-        status = attempt.status
-        if breaker.blank and attempt.error is None and status is not None and status < 500:
-            if not (exchange.streamed or attempt.injected):
-                # Most often: a plain success where nothing has failed of late.
-                return
         fields = attempt.fields if exchange.streamed or attempt.injected else ()
         outcome = failed(attempt.status, attempt.error, fields)
         if attempt.error == "timeout" and _client_left(flow):

@@ -35,8 +35,6 @@ class LoadBalancing:
         barred: Collection[Endpoint] = (),
     ) -> Endpoint | None:
         """The endpoint for the next attempt: none of the barred; one of the tried if there is no other. None: there is none."""
-        if share.only is not None and not barred:
-            return share.only
         balancing = share.balancing
         if balancing is None:
             key = (share.service, share.version, bool(exchange.attempts))

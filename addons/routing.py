@@ -76,13 +76,7 @@ class Routing:
         exchange = exchange_of(flow)
         if exchange is None or exchange.routed or flow.response is not None or flow.error is not None:
             return None
-        try:
-            rest = self._route(flow, exchange)
-        except Exception as error:
-            self._failed(flow, exchange, error)
-            rest = None
-        if rest is not None:
-            rest = self._rest_of_route(rest, flow, exchange)
+        rest = self.route(flow, exchange)
         carrier = carrier_of(flow)
         if carrier is not None:
             # From here on only the hooks are called that this route has something to do for.
@@ -111,7 +105,7 @@ class Routing:
             edit(flow.response, route.response_headers)
 
     def route(self, flow: http.HTTPFlow, exchange: Exchange) -> Awaitable[None] | None:
-        """As `request` does, for whoever cannot wait for it. None: all is done; else await the rest."""
+        """Route the request, or answer it where it can go no further. None: all is done; else await the rest."""
         try:
             rest = self._route(flow, exchange)
         except Exception as error:
