@@ -96,8 +96,9 @@ class Attempts:
                 if attempt is None:
                     self.answer_unsent(flow, exchange)
                     return None
-                if (rest := hooks.event_of("mesh_attempt", flow, attempt)) is not None:
-                    await rest
+                if hooks.hears_mesh_attempt:
+                    if (rest := hooks.event_of("mesh_attempt", flow, attempt)) is not None:
+                        await rest
                 try:
                     if attempt.delay is None and attempt.abort is None:
                         # Most often, and in this very coroutine, since each one more takes its time.
@@ -112,8 +113,9 @@ class Attempts:
                         answer = await self._try(flow, exchange, attempt, deadline, head)
                 finally:
                     attempt.ended = time.perf_counter()
-                    if (rest := hooks.event_of("mesh_attempt_end", flow, attempt)) is not None:
-                        await rest
+                    if hooks.hears_mesh_attempt_end:
+                        if (rest := hooks.event_of("mesh_attempt_end", flow, attempt)) is not None:
+                            await rest
                 if attempt.pause is None:
                     break
                 if isinstance(answer, Answer):
@@ -132,7 +134,7 @@ class Attempts:
             if exchange.acting is not None and isinstance(answer, Answer):
                 answer = bent(exchange.acting, answer, flow, deadline, gathered=False)
         finally:
-            if (rest := hooks.event("mesh_forwarded", flow)) is not None:
+            if hooks.hears_mesh_forwarded and (rest := hooks.event("mesh_forwarded", flow)) is not None:
                 await rest
         if isinstance(answer, Answer):
             return answer

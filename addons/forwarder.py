@@ -1,6 +1,7 @@
 """Sends what is routed and answers with what came back: mitmproxy's own upstream side is not used."""
 
 import logging
+from collections.abc import Awaitable
 
 from mitmproxy import ctx, http
 
@@ -32,6 +33,9 @@ ATTEMPTS_HEADER = b"x-mesh-attempts"
 BUFFER = 1024 * 1024
 """Bytes; a longer answer, or one of unknown length that is not whole at once, is streamed by the relay."""
 _FRAMING = (b"content-length", b"transfer-encoding")
+_CLOSE: Fields = ((b"connection", b"close"),)
+_ONE: Fields = ((ATTEMPTS_HEADER, b"1"),)
+_OF_THE_MESH = frozenset((ATTEMPTS_HEADER,))
 
 
 class Forwarder:
@@ -67,8 +71,13 @@ class Forwarder:
         if self._relay is not None:
             self._relay.close()
 
+    @elsewhere
+    def request(self, flow: http.HTTPFlow) -> Awaitable[None]:
+        return self.mesh_forward(flow)
+
     @contained
-    async def request(self, flow: http.HTTPFlow) -> None:
+    async def mesh_forward(self, flow: http.HTTPFlow) -> None:
+        """Send it, and give it the answer."""
         exchange = exchange_of(flow)
         if flow.response is not None or flow.error is not None:
             return
@@ -81,13 +90,14 @@ class Forwarder:
         carrier = carrier_of(flow)
         # The fast lane tells by itself.
         watch = ClientWatch(flow, deadline) if carrier is None else None
-        streaming = False
+        streaming = handed_on = False
         try:
             answer = await self.attempts.run(flow, exchange, deadline)
             if answer is not None:
                 flow.server_conn = server_of(answer.connection)
                 if carrier is not None:
                     streaming = _hand_on(flow, exchange, carrier, answer, deadline)
+                    handed_on = True
                 else:
                     streaming = await self._deliver(flow, exchange, answer, deadline)
         except UpstreamError as error:
@@ -104,7 +114,7 @@ class Forwarder:
                 watch.stop()
             if not streaming:
                 deadline.stop()
-        if carrier is not None:
+        if carrier is not None and (exchange.flags or not handed_on):
             _tell(flow, exchange)
 
     @elsewhere
@@ -157,19 +167,24 @@ def _hand_on(
     flow: http.HTTPFlow, exchange: Exchange, carrier: Carrier, answer: Answer, deadline: Deadline
 ) -> bool:
     """The same in the fast lane, which does the framing and the streaming itself."""
+    tries = len(exchange.attempts)
+    fields = end_to_end(answer.fields, drop=_OF_THE_MESH)
+    fields += _ONE if tries == 1 else ((ATTEMPTS_HEADER, b"%d" % tries),)
+    if answer.closes:
+        fields += _CLOSE
     response = make_response(
         b"HTTP/1.1",
         answer.status,
         answer.reason,
-        end_to_end(answer.fields),
+        fields,
         answer.body if answer.complete else None,
         answer.head_at,
     )
     flow.response = response
-    if answer.closes:
-        response.data.headers.fields += ((b"connection", b"close"),)
     if answer.complete:
-        if answer.trailers is not None:
+        if answer.sized and not answer.closes:
+            carrier.framed = fields, answer.body
+        elif answer.trailers is not None:
             response.data.trailers = http.Headers(answer.trailers)
         return False
     carrier.offer(response, answer)
@@ -186,7 +201,7 @@ def _tell(flow: http.HTTPFlow, exchange: Exchange) -> None:
     response, tries = flow.response, len(exchange.attempts)
     if response is None or not tries:
         return
-    set_field(response, ATTEMPTS_HEADER, b"1" if tries == 1 else b"%d" % tries)
+    set_field(response, ATTEMPTS_HEADER, b"%d" % tries)
     if exchange.flags and exchange.attempts[-1].error is None:
         for flag in ("UO", "URX"):
             if flag in exchange.flags:

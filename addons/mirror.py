@@ -14,6 +14,7 @@ from mitmproxy import http
 from addons.engine.call import Call
 from addons.engine.carrier import carrier_of
 from addons.engine.errors import UpstreamError
+from addons.engine.marks import elsewhere
 from addons.engine.wire import Fields
 from addons.exchange import Attempt, Exchange, exchange_of
 from addons.forwarder import Forwarder
@@ -51,8 +52,13 @@ class Mirror:
         labels = ("destination_service", "route", "mirror", "outcome")
         self._table = Table("mitmesh_mirrored_requests", labels, MOST_COUNTERS, Count)
 
-    @needs("mirror")
+    @elsewhere
     def request(self, flow: http.HTTPFlow) -> None:
+        self.mesh_forward(flow)
+
+    @needs("mirror")
+    def mesh_forward(self, flow: http.HTTPFlow) -> None:
+        """The request is about to be sent."""
         exchange = exchange_of(flow)
         if exchange is None or (route := exchange.route) is None or (mirror := route.mirror) is None:
             return

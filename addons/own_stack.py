@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mitmproxy import ctx, http, options
+from mitmproxy import ctx, hooks, http, options
 from mitmproxy.addonmanager import AddonManager
 
 from addons.exchange import Exchange
@@ -33,6 +33,12 @@ def put_first(manager: AddonManager, addons: Sequence[object]) -> None:
 def stopping() -> bool:
     """Whether the process ends. An addon's `done` is also called when mesh.py was edited and is loaded anew."""
     return ctx.master.should_exit.is_set()
+
+
+async def resumed(flow: http.HTTPFlow) -> None:
+    """Wait for a flow that an addon holds back. mitmproxy does so after all hooks of an event, the mesh's included."""
+    await ctx.master.addons.trigger_event(hooks.UpdateHook([flow]))
+    await flow.wait_for_resume()
 
 
 def upstream_of(flow: http.HTTPFlow) -> asyncio.Transport | None:

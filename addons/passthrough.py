@@ -26,7 +26,7 @@ from addons.knock import knock
 from addons.mtls import Mtls
 from addons.mtls_outbound import NoIdentity
 from addons.own_path import needs_own_path
-from addons.own_stack import counted, upstream_of
+from addons.own_stack import counted, resumed, upstream_of
 from addons.routing import Routing
 from control.identity.peers import Distrust
 from control.policy.snapshot import Endpoint
@@ -65,7 +65,12 @@ class Passthrough:
 
     async def _pass_or_stop(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         try:
-            await self._pass(flow, exchange)
+            if flow.intercepted:
+                await resumed(flow)
+            if flow.response is None and flow.error is None:
+                await self._pass(flow, exchange)
+            else:
+                flow.request.stream = False
         except Exception:
             logger.exception("passing on failed; the request was stopped")
             flow.request.stream = False

@@ -12,11 +12,12 @@ from addons.authorization import Authorization
 from addons.engine.carrier import carrier_of
 from addons.engine.driver import taskless
 from addons.engine.hooks import HookTable
-from addons.engine.narrowed_hooks import Hooks
+from addons.engine.marks import elsewhere
 from addons.engine.wire import value
 from addons.exchange import Exchange, exchange_of
 from addons.mesh_headers import without_forged
 from addons.needs import needs
+from addons.own_stack import resumed
 from addons.sticky import share_of
 from control.policy.facts import RequestFacts
 from control.policy.headers import HeaderEdit
@@ -71,8 +72,18 @@ class Routing:
     def running(self) -> None:
         self._hooks = HookTable(ctx.master.addons)
 
+    @elsewhere
+    def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        return self._request_resumed(flow) if flow.intercepted else self.mesh_request(flow)
+
+    async def _request_resumed(self, flow: http.HTTPFlow) -> None:
+        await resumed(flow)
+        if (rest := self.mesh_request(flow)) is not None:
+            await rest
+
     @taskless
-    def request(self, flow: http.HTTPFlow) -> Hooks | Awaitable[None] | None:
+    def mesh_request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        """The request is as all other addons leave it; who shows flows has resumed it."""
         exchange = exchange_of(flow)
         if exchange is None or exchange.routed or flow.response is not None or flow.error is not None:
             return None
@@ -80,8 +91,7 @@ class Routing:
         carrier = carrier_of(flow)
         if carrier is not None:
             # From here on only the hooks are called that this route has something to do for.
-            hooks = carrier.hooks = carrier.hooks.narrowed(exchange.route)
-            return hooks if rest is None else rest
+            carrier.hooks = carrier.hooks.narrowed(exchange.route)
         return rest
 
     def http_connect(self, flow: http.HTTPFlow) -> None:

@@ -19,9 +19,12 @@ HOOKS = [
     "update",
     "mesh_attempt",
     "mesh_attempt_end",
+    "mesh_forward",
     "mesh_forwarded",
     "mesh_policy",
+    "mesh_request",
     "mesh_routed",
+    "mesh_unanswered",
 ]
 
 
@@ -43,7 +46,9 @@ def test_no_hook_costs_every_exchange_a_task(feature: object) -> None:
 
 PLAIN = {
     "requestheaders": ["MetricsPages", "PolicyFeed"],
-    "request": ["Routing", "Forwarder"],
+    "request": [],
+    "mesh_request": ["Routing"],
+    "mesh_forward": ["Forwarder"],
     "responseheaders": [],
     "response": ["AccessLog", "Metrics"],
     "error": ["Forwarder", "AccessLog", "Metrics"],

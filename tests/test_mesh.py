@@ -9,7 +9,7 @@ from tests.upstream import Upstream, saying
 
 HOOKS = [
     "requestheaders", "request", "responseheaders", "response", "error",
-    "mesh_attempt", "mesh_attempt_end", "mesh_forwarded",
+    "mesh_request", "mesh_forward", "mesh_attempt", "mesh_attempt_end", "mesh_forwarded",
 ]  # fmt: skip
 BOMBS = [
     f"{type(feature).__name__.lower()}.{hook}"
@@ -120,5 +120,6 @@ def test_a_feature_that_fails_lets_nothing_pass_unrouted_and_breaks_no_other_req
 
 
 def test_what_failed_is_in_the_log(world, trap, routed):
-    send(world.proxy.port, "GET", f"http://{trap.address}/", None, {"x-boom": "routing.request"})
-    assert "boom in routing.request" in world.proxy.console()
+    bomb = "routing.request" if world.full else "routing.mesh_request"
+    send(world.proxy.port, "GET", f"http://{trap.address}/", None, {"x-boom": bomb})
+    assert f"boom in {bomb}" in world.proxy.console()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 HIGH_WATER = 64 * 1024  # unread bytes at which a stream that is pulled stops reading from its socket
 LOW_WATER = 16 * 1024
+_BODYLESS = (204, 304)
 
 
 class Sink(Protocol):
@@ -29,7 +30,8 @@ class Answer:
 
     complete: body is all of it; else the rest comes by `read` or `stream`, and somebody must take it or `close`.
     trailers: None, or the trailers once the end was seen. upgraded: 101, see `take_over`. head_at: seconds since the
-    epoch. connection: the upstream connection, with its `peer` and `local` addresses.
+    epoch. connection: the upstream connection, with its `peer` and `local` addresses. sized: the fields say the length
+    of the body, which is complete.
     """
 
     as_it_comes = False
@@ -46,6 +48,7 @@ class Answer:
         "head_at",
         "http_version",
         "reason",
+        "sized",
         "status",
         "trailers",
         "upgraded",
@@ -69,6 +72,12 @@ class Answer:
         self.head_at = head_at
         self.connection = connection
         self.complete = stream is None and not upgraded
+        # What ends by itself, without chunks, has a content-length; unless it may have no body.
+        self.sized = (
+            reader.ended
+            and stream is None
+            and not (reader.chunked or reader.bodyless or reader.status in _BODYLESS)
+        )
         self.upgraded = upgraded
         self._stream = stream
 

@@ -8,6 +8,7 @@ from addons.engine.answer import Answer
 from addons.engine.incoming import Incoming
 from addons.engine.narrowed_hooks import NarrowedHooks
 from addons.engine.upload import Upload
+from addons.engine.wire import Fields
 
 
 class Carrier:
@@ -16,6 +17,7 @@ class Carrier:
     __slots__ = (
         "answer",
         "error",
+        "framed",
         "head",
         "hooks",
         "idle_timeout",
@@ -33,6 +35,8 @@ class Carrier:
         self.upload: Upload | None = None
         self.answer: Answer | None = None
         self.head: http.Response | None = None
+        self.framed: tuple[Fields, bytes] | None = None
+        """Fields and body of an answer of which it is known that one says the length of the other, and no hop's field is there."""
         self.error: Exception | None = None
         """What broke the answer off, set before the flow's `error` hook."""
         self.sent = 0

@@ -26,10 +26,14 @@ _CLOSE = ((b"connection", b"close"),)
 _KEEP = ((b"connection", b"keep-alive"),)
 _CHUNKED = ((b"transfer-encoding", b"chunked"),)
 _LENGTH = frozenset((b"content-length",))
+Known = tuple[Fields, bytes] | None
 
 
-def send(client: ServerConnection, incoming: Incoming, response: http.Response) -> None:
-    """Send a response whose body is at hand. ValueError when it cannot be written as HTTP/1.1."""
+def send(client: ServerConnection, incoming: Incoming, response: http.Response, known: Known = None) -> None:
+    """Send a response whose body is at hand. ValueError when it cannot be written as HTTP/1.1.
+
+    known: fields and body, see `Carrier.framed`; where the response still has the very same, nothing is looked for.
+    """
     data = response.data
     status = data.status_code
     given = data.headers.fields
@@ -42,6 +46,8 @@ def send(client: ServerConnection, incoming: Incoming, response: http.Response) 
     elif data.trailers and incoming.version == b"HTTP/1.1":
         fields = end_to_end(given, drop=_LENGTH) + _CHUNKED
         body = chunk(body) + last_chunk(allowed_trailers(data.trailers.fields))
+    elif known is not None and known[0] is given and known[1] is body:
+        fields = given
     else:
         fields = framed(given, len(body))
     if fields is not given and b"close" in tokens(given, b"connection"):

@@ -33,12 +33,13 @@ def contained(function: Function) -> Function:
 
 def is_contained(function: Callable[..., Any]) -> bool:
     """Whether it is marked so."""
-    return getattr(function, _CONTAINED, False) is True
+    return getattr(getattr(function, "__func__", function), _CONTAINED, False) is True
 
 
 def needs_task(function: Callable[..., Any]) -> bool:
     """Whether what this function returns must be `isolated` before the code that asks awaits it."""
-    return _running and not getattr(function, _MARK, False)
+    # A method would raise an error before it says that its function has no such attribute.
+    return _running and not getattr(getattr(function, "__func__", function), _MARK, False)
 
 
 async def isolated(awaitable: Awaitable[Any]) -> Any:

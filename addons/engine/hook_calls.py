@@ -17,14 +17,6 @@ Hook = Callable[..., Any]
 logger = logging.getLogger("mitmproxy.addonmanager")
 
 
-class Narrowing:
-    """What a hook may return to say which hooks the rest of its event is for."""
-
-    def behind(self, hooks: tuple[Hook, ...], index: int) -> tuple[Hook, ...]:
-        """What is left to call of an event after the hook at `index`."""
-        raise NotImplementedError
-
-
 def run(hooks: tuple[Hook, ...], start: int, args: tuple[Any, ...]) -> Awaitable[None] | None:
     for index in range(start, len(hooks)):
         try:
@@ -41,22 +33,13 @@ def run(hooks: tuple[Hook, ...], start: int, args: tuple[Any, ...]) -> Awaitable
 
 def follow(result: Any, hooks: tuple[Hook, ...], following: int, args: Any) -> Awaitable[None] | None:
     """Go on with the event after a hook that has returned something."""
-    if isinstance(result, Narrowing):
-        left = result.behind(hooks, following - 1)
-        if len(left) == 1 and is_contained(left[0]):
-            # Most often the forwarder alone; its coroutine needs nothing around it.
-            try:
-                return left[0](*args)  # type: ignore[no-any-return]
-            except Exception:
-                log("follow")
-                return None
-        return run(left, 0, args)
     # A coroutine is one without being asked, and most often it is one.
     if type(result) is CoroutineType or inspect.isawaitable(result):
+        if following == len(hooks) and is_contained(hooks[-1]):
+            # Nothing has to stand around it, and nothing follows.
+            return result
         if needs_task(hooks[following - 1]):
             result = isolated(result)
-        elif following == len(hooks) and is_contained(hooks[following - 1]):
-            return result
         return _wait(result, hooks, following, args)
     return run(hooks, following, args)
 

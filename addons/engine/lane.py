@@ -63,7 +63,7 @@ class Lane:
                 request.stream = incoming.length < 0 or incoming.length > BUFFER
             if (rest := hooks.event("requestheaders", flow)) is not None:
                 await rest
-            if hooks.updates or flow.intercepted:
+            if hooks.hears_update or flow.intercepted:
                 await settled(flow, carrier)
             if flow.error is not None:
                 check(flow)
@@ -71,25 +71,34 @@ class Lane:
                 _fill(flow.request, incoming)
             else:
                 await self._receive(incoming, flow, carrier)
-            if (rest := hooks.event("request", flow)) is not None:
+            if hooks.hears_request and (rest := hooks.event("request", flow)) is not None:
                 await rest
-            hooks = carrier.hooks
-            if hooks.updates or flow.intercepted:
+            if hooks.hears_update or flow.intercepted:
                 await settled(flow, carrier)
             if flow.error is not None:
                 check(flow)
-            if flow.response is None and (rest := hooks.event("mesh_unanswered", flow)) is not None:
-                await rest
             if flow.response is None:
-                raise RuntimeError("no addon answered the request")
+                # Not sooner: an addon, or a person, may hold a request back to change it.
+                if (rest := hooks.event("mesh_request", flow)) is not None:
+                    await rest
+                hooks = carrier.hooks
+                if flow.response is None and (rest := hooks.event("mesh_forward", flow)) is not None:
+                    await rest
+                if flow.error is not None:
+                    check(flow)
+                if flow.response is None and (rest := hooks.event("mesh_unanswered", flow)) is not None:
+                    await rest
+                if flow.response is None:
+                    raise RuntimeError("no addon answered the request")
             answer = carrier.answer if flow.response is carrier.head else None
             if answer is not None:
                 flow.response.stream = (
                     answer.upgraded or answer.as_it_comes or not self._is_wanted_whole(answer)
                 )
-            if (rest := hooks.event("responseheaders", flow)) is not None:
-                await rest
-            if hooks.updates or flow.intercepted:
+            if hooks.hears_responseheaders:
+                if (rest := hooks.event("responseheaders", flow)) is not None:
+                    await rest
+            if hooks.hears_update or flow.intercepted:
                 await settled(flow, carrier)
             if flow.error is not None:
                 check(flow)
@@ -103,12 +112,12 @@ class Lane:
             client.settled = True
             if (rest := hooks.event("response", flow)) is not None:
                 await rest
-            if hooks.updates or flow.intercepted:
+            if hooks.hears_update or flow.intercepted:
                 await settled(flow, carrier)
             if flow.error is not None:
                 check(flow)
             if not client.answered:
-                _send(client, incoming, flow.response)
+                _send(client, incoming, flow.response, carrier)
             elif chunked:
                 delivery.end(client, response)
         except (Exception, ClientGone) as error:
@@ -180,9 +189,9 @@ def _fill(request: http.Request, incoming: Incoming) -> None:
         data.content = transformed(request)
 
 
-def _send(client: ServerConnection, incoming: Incoming, response: http.Response) -> None:
+def _send(client: ServerConnection, incoming: Incoming, response: http.Response, carrier: Carrier) -> None:
     try:
-        delivery.send(client, incoming, response)
+        delivery.send(client, incoming, response, carrier.framed)
     except ValueError as error:
         logger.error(f"an answer that cannot be sent: {error}")
         client.refuse(BadRequest(500, "the answer cannot be sent; see the proxy's log"))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from mitmproxy import exceptions
 
-from addons.engine.hook_calls import Hook, Narrowing, follow, log, run
+from addons.engine.hook_calls import Hook, follow, log, run
 from addons.engine.marks import WANTED, predicates, unhalted
 
 if TYPE_CHECKING:
@@ -30,10 +30,7 @@ class Hooks:
         raise NotImplementedError
 
     def run(self, name: str, *args: Any) -> Awaitable[None] | None:
-        """Call the hooks now. None: all are done; else await what is returned for the rest of them.
-
-        A hook may return the NarrowedHooks from which the rest of this event is to be called.
-        """
+        """Call the hooks now. None: all are done; else await what is returned for the rest of them."""
         hooks = self.find(name)
         return run(hooks, 0, args) if hooks else None
 
@@ -44,29 +41,33 @@ class Hooks:
             await rest
 
 
-class NarrowedHooks(Hooks, Narrowing):
+class NarrowedHooks(Hooks):
     """Some hooks of a table; compiled again when the table is."""
 
     def __init__(self, table: "HookTable", wanted: Callable[[Hook], bool], subjects: "Subjects") -> None:
         self._table = table
         self._wanted = wanted
         self._subjects = subjects
-        self.updates = False
-        """Whether any hears `update`; valid after any other event."""
-        self._hooks: dict[str, tuple[Hook, ...]] = {}
-        self._behind: dict[int, tuple[tuple[Hook, ...], tuple[Hook, ...]]] = {}
+        self.forget()
 
     def forget(self) -> None:
         """What was compiled is out of date."""
-        self._hooks = {}
-        self._behind = {}
+        self._hooks: dict[str, tuple[Hook, ...]] = {}
+        # Nobody need be called where one of these is False: most exchanges have nobody who hears these events. True: perhaps.
+        self.hears_request = True
+        self.hears_responseheaders = True
+        self.hears_update = True
+        self.hears_mesh_attempt = True
+        self.hears_mesh_attempt_end = True
+        self.hears_mesh_forwarded = True
 
     def find(self, name: str) -> tuple[Hook, ...]:
         self._table.watch()
         hooks = self._hooks.get(name)
         if hooks is None:
             hooks = self._hooks[name] = tuple(filter(self._wanted, self._table.find(name)))
-            self.updates = any(map(self._wanted, self._table.find("update")))
+            if not hooks and hasattr(self, hears := f"hears_{name}"):
+                setattr(self, hears, False)
         return hooks
 
     def event(self, name: str, flow: Any) -> Awaitable[None] | None:
@@ -108,12 +109,6 @@ class NarrowedHooks(Hooks, Narrowing):
 
     def has_addon(self, name: str) -> bool:
         return self._table.has_addon(name)
-
-    def behind(self, hooks: tuple[Hook, ...], index: int) -> tuple[Hook, ...]:
-        known = self._behind.get(index)
-        if known is None or known[0] is not hooks:
-            known = self._behind[index] = hooks, tuple(filter(self._wanted, hooks[index + 1 :]))
-        return known[1]
 
 
 class Subjects:

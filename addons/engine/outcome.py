@@ -69,7 +69,7 @@ async def _fail(client: ServerConnection, flow: http.HTTPFlow, carrier: Carrier,
             flow.error = mitmproxy_flow.Error(reason, time.time())
         if (rest := carrier.hooks.event("error", flow)) is not None:
             await rest
-        if carrier.hooks.updates or flow.intercepted:
+        if carrier.hooks.hears_update or flow.intercepted:
             await settled(flow, carrier)
 
 

@@ -26,7 +26,8 @@ class HostIndex:
             found = self._exact_ports.get((host, port)) or self._exact.get(host)
         else:
             found = self._exact.get(host)
-        return found or self._find_spelled(host, port)
+        # Where anything is claimed, a service's own name is.
+        return self._find_spelled(host, port) if found is None and self._exact else found
 
     def _find_spelled(self, host: str, port: int) -> CompiledService | None:
         """The same for a host in any spelling: upper case, a dot at its end, brackets."""
