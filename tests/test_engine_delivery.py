@@ -363,6 +363,47 @@ async def test_an_answer_while_the_upload_still_runs():
 
 
 @on_both_loops
+async def test_what_follows_a_body_that_ends_behind_the_head_of_a_last_answer_is_not_served():
+    """The client is told `connection: close` while its body is not all here; when the answer ends, it is."""
+    ended = asyncio.Event()
+
+    async def early(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(STREAM + b"1\r\na\r\n")
+        await reader.readuntil(b"0\r\n\r\n")
+        ended.set()
+        writer.write(b"0\r\n\r\n")
+        await reader.read()
+
+    async with peer(early) as upstream:
+        policy = f"service: up\nendpoints: ['127.0.0.1:{upstream.origin.port}']"
+        async with proxy(policy=policy) as made:
+            client = await made.connect(CHUNKED + b"1\r\na\r\n")
+            assert b"\r\nconnection: close\r\n" in await client.head()
+            await client.expect(b"1\r\na\r\n")
+            client.send(b"0\r\n\r\n" + GET)
+            await within(ended.wait())
+            assert await client.rest() == b"0\r\n\r\n"
+            await made.idle()
+            assert upstream.connections == 1
+            assert len(made.log) == 1
+
+
+@on_both_loops
+async def test_what_follows_the_last_answer_before_a_stop_is_not_served():
+    """RFC 9112 section 9.6: a client that is told `connection: close` may send what is behind it again elsewhere."""
+    async with both(reply=lambda request, body: None) as (made, upstream):
+        client = await made.connect((SIZED % 1 + b"a") * 3)
+        await until(lambda: upstream.requests)
+        for each in made.connections:
+            each.shut()
+        upstream.writers[0].write(OK)
+        answer = await client.rest()
+        assert answer.count(b"HTTP/1.1 ") == answer.count(b"\r\nconnection: close\r\n") == 1
+        assert len(upstream.requests) == 1
+
+
+@on_both_loops
 async def test_both_directions_at_once():
     async def echo(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
@@ -381,9 +422,7 @@ async def test_both_directions_at_once():
                 client.send(piece)
                 await client.expect(piece)
             client.send(b"0\r\n\r\n")
-            await client.expect(b"0\r\n\r\n")
-            client.send(GET)
-            await client.head()
+            assert await client.rest() == b"0\r\n\r\n"
 
 
 @pytest.mark.parametrize("asks", [True, False])

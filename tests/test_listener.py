@@ -382,6 +382,11 @@ def test_a_taken_port_is_one_line_and_exit_1(mesh, tmp_path):
         assert "address already in use" in said[0]
 
 
+def can_connect(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_sigterm_lets_requests_finish_and_accepts_no_more(mesh, tmp_path):
     release = threading.Event()
 
@@ -399,18 +404,38 @@ def test_sigterm_lets_requests_finish_and_accepts_no_more(mesh, tmp_path):
             asking.start()
             eventually(lambda: upstream.requests)
             proxy.signal(signal.SIGTERM)
-
-            def refused():
-                with socket.socket() as probe:
-                    return probe.connect_ex(("127.0.0.1", proxy.port))
-
-            eventually(refused)
+            eventually(lambda: not can_connect(proxy.port))
             assert proxy.process.poll() is None
             release.set()
             asking.join(20)
             assert (got[0].status, got[0].body, got[0].header("connection")) == (200, b"late", "close")
             assert proxy.process.wait(20) == 0
             assert proxy.line("/slow")["status"] == 200
+
+
+def test_what_stands_behind_the_last_answer_is_not_done(mesh, tmp_path):
+    release = threading.Event()
+
+    def slow(request, connection):
+        release.wait(20)
+        return answer(200, "late")
+
+    with Upstream(slow) as upstream:
+        revision = mesh.apply(f"service: up\nendpoints: ['{upstream.address}']\n")
+        proxy = lean(tmp_path, mesh, options={"mesh_drain": "20s"})
+        with running(proxy), socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as client:
+            proxy.in_force(mesh, revision)
+            client.sendall(GET * 3)
+            eventually(lambda: upstream.requests)
+            proxy.signal(signal.SIGTERM)
+            eventually(lambda: not can_connect(proxy.port))
+            release.set()
+            said = b""
+            while piece := client.recv(65536):
+                said += piece
+            assert said.count(b"HTTP/1.1 ") == said.lower().count(b"connection: close") == 1
+            assert proxy.process.wait(20) == 0
+            assert len(upstream.requests) == 1
 
 
 def test_a_stop_waits_no_longer_than_it_is_told(mesh, tmp_path):

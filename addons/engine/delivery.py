@@ -160,5 +160,7 @@ def framed(fields: Fields, length: int) -> Fields:
 
 def _connection(client: ServerConnection, incoming: Incoming) -> Fields:
     if not client.keeps_alive(incoming):
+        # RFC 9112 section 9.6: whoever was told so may send again elsewhere what it has sent behind this request.
+        incoming.keep_alive = False
         return _CLOSE
     return _KEEP if incoming.version == b"HTTP/1.0" else ()

@@ -11,7 +11,8 @@ HIGH_WATER = 64 * 1024
 
 
 class Incoming:
-    """length: of the body in bytes, -1 if chunked. complete: the body is whole. keep_alive: valid once it is.
+    """length: of the body in bytes, -1 if chunked. complete: the body is whole.
+    keep_alive: another request may follow; False for good once the client or the answer has said so. Valid once complete.
     method: b"" for one that the parser does not know; all of that request is then left unread.
 
     A body is awaited by `arrival` bit by bit, or by `whole`, and taken by `take`.
@@ -57,7 +58,7 @@ class Incoming:
         self.upgrade = upgrade
         """The request asks to go on in another protocol, and may be granted it."""
         self.complete = False
-        self.keep_alive = False
+        self.keep_alive = True
         self.trailers: Fields | None = None
         self.error: ClientGone | None = None
         self.on_full: Callable[[], None] | None = None
@@ -89,7 +90,8 @@ class Incoming:
             self._wake()
 
     def end(self, keep_alive: bool, trailers: Fields | None) -> None:
-        self.keep_alive = keep_alive
+        if not keep_alive:
+            self.keep_alive = False
         self.trailers = trailers
         self.complete = True
         if self._waiter is not None:
