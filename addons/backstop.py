@@ -4,6 +4,7 @@ from mitmproxy import http
 
 from addons.answers import own_answer
 from addons.engine.marks import elsewhere
+from addons.engine.outcome import is_killed
 from addons.exchange import exchange_of
 from addons.relay import relayed
 
@@ -13,7 +14,7 @@ class Backstop:
 
     @elsewhere
     def request(self, flow: http.HTTPFlow) -> None:
-        if flow.response is not None or flow.error is not None:
+        if flow.response is not None or is_killed(flow):
             return
         exchange = exchange_of(flow)
         if relayed(flow) or (exchange is not None and exchange.streamed):

@@ -18,6 +18,7 @@ from addons.engine.flows import make_response
 from addons.engine.hooks import HookTable
 from addons.engine.link import Link
 from addons.engine.marks import elsewhere
+from addons.engine.outcome import is_killed
 from addons.engine.wire import Fields, end_to_end, value
 from addons.exchange import Exchange, exchange_of
 from addons.hedging import Judge
@@ -79,7 +80,7 @@ class Forwarder:
     async def mesh_forward(self, flow: http.HTTPFlow) -> None:
         """Send it, and give it the answer."""
         exchange = exchange_of(flow)
-        if flow.response is not None or flow.error is not None:
+        if flow.response is not None or (flow.error is not None and is_killed(flow)):
             return
         if exchange is None or not exchange.routed or self.attempts is None:
             own_answer(flow, exchange, 500, "IE", "the mesh did not route this request; see the proxy's log")

@@ -13,6 +13,7 @@ from mitmproxy import http
 
 from addons.answers import answer_itself, own_answer
 from addons.deadline import Deadline
+from addons.engine.outcome import is_killed
 from addons.exchange import Attempt, Exchange, exchange_of
 from addons.needs import needs
 from control.policy.breaking import CompiledBreaker
@@ -129,7 +130,7 @@ class Limits:
     @needs("limited")
     def response(self, flow: http.HTTPFlow) -> None:
         websocket = flow.websocket
-        if websocket is not None and websocket.timestamp_end is None and flow.error is None:
+        if websocket is not None and websocket.timestamp_end is None and not is_killed(flow):
             # Its messages have only begun.
             return
         exchange = exchange_of(flow)

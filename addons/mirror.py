@@ -15,6 +15,7 @@ from addons.engine.call import Call
 from addons.engine.carrier import carrier_of
 from addons.engine.errors import UpstreamError
 from addons.engine.marks import elsewhere
+from addons.engine.outcome import is_killed
 from addons.engine.wire import Fields
 from addons.exchange import Attempt, Exchange, exchange_of
 from addons.forwarder import Forwarder
@@ -62,7 +63,7 @@ class Mirror:
         exchange = exchange_of(flow)
         if exchange is None or (route := exchange.route) is None or (mirror := route.mirror) is None:
             return
-        if flow.response is not None or flow.error is not None or not mirror.wants(self._random):
+        if flow.response is not None or is_killed(flow) or not mirror.wants(self._random):
             return
         carrier = carrier_of(flow)
         if exchange.streamed or (

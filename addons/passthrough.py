@@ -19,6 +19,7 @@ from addons.client_watch import ClientWatch
 from addons.deadline import Deadline
 from addons.engine.carrier import carrier_of
 from addons.engine.marks import elsewhere
+from addons.engine.outcome import is_killed
 from addons.exchange import Attempt, Exchange, exchange_of
 from addons.forwarder import Forwarder
 from addons.injecting import inject
@@ -28,6 +29,7 @@ from addons.mtls_outbound import NoIdentity
 from addons.own_path import needs_own_path
 from addons.own_stack import counted, resumed, upstream_of
 from addons.routing import Routing
+from addons.wellformed import is_refused
 from control.identity.peers import Distrust
 from control.policy.snapshot import Endpoint
 
@@ -55,7 +57,7 @@ class Passthrough:
         if carrier_of(flow) is not None:
             return None
         exchange = exchange_of(flow)
-        if exchange is None or flow.response is not None or flow.error is not None:
+        if exchange is None or flow.response is not None or is_killed(flow) or is_refused(flow):
             # mitmproxy would send on what somebody wants streamed, before it looks for an answer.
             flow.request.stream = False
             return None
@@ -67,7 +69,7 @@ class Passthrough:
         try:
             if flow.intercepted:
                 await resumed(flow)
-            if flow.response is None and flow.error is None:
+            if flow.response is None and not is_killed(flow):
                 await self._pass(flow, exchange)
             else:
                 flow.request.stream = False

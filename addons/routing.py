@@ -13,6 +13,7 @@ from addons.engine.carrier import carrier_of
 from addons.engine.driver import taskless
 from addons.engine.hooks import HookTable
 from addons.engine.marks import elsewhere
+from addons.engine.outcome import is_killed
 from addons.engine.wire import value
 from addons.exchange import Exchange, exchange_of
 from addons.mesh_headers import without_forged
@@ -74,18 +75,20 @@ class Routing:
 
     @elsewhere
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        return self._request_resumed(flow) if flow.intercepted else self.mesh_request(flow)
+        if flow.intercepted:
+            return self._request_resumed(flow)
+        return None if is_killed(flow) else self.mesh_request(flow)
 
     async def _request_resumed(self, flow: http.HTTPFlow) -> None:
         await resumed(flow)
-        if (rest := self.mesh_request(flow)) is not None:
+        if not is_killed(flow) and (rest := self.mesh_request(flow)) is not None:
             await rest
 
     @taskless
     def mesh_request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """The request is as all other addons leave it; who shows flows has resumed it."""
         exchange = exchange_of(flow)
-        if exchange is None or exchange.routed or flow.response is not None or flow.error is not None:
+        if exchange is None or exchange.routed or flow.response is not None:
             return None
         rest = self.route(flow, exchange)
         carrier = carrier_of(flow)

@@ -51,6 +51,11 @@ class Wellformed:
         _flag(flow)
 
 
+def is_refused(flow: http.HTTPFlow) -> bool:
+    """Whether the client's request was found bad, by mitmproxy or here."""
+    return _REFUSED in flow.__dict__
+
+
 def check(request: http.Request, multiplexed: bool) -> None:
     """Raises BadRequest. multiplexed: it came over HTTP/2 or 3, whose frames say where it ends."""
     data = request.data
@@ -104,8 +109,12 @@ def _is_multiplexed(flow: http.HTTPFlow) -> bool:
 
 
 def _is_fine(flow: http.HTTPFlow) -> bool:
-    # What mitmproxy has found bad itself is told to addons as well; what is replayed, an operator has made.
-    if flow.error is not None or flow.is_replay:
+    if flow.error is not None:
+        # No addon's yet: mitmproxy has found it bad, tells addons of it all the same, and sends it nowhere.
+        flow.__dict__[_REFUSED] = True
+        return False
+    if flow.is_replay:
+        # An operator has made it.
         return False
     try:
         check(flow.request, _is_multiplexed(flow))
@@ -157,5 +166,5 @@ def _all(fields: Fields, name: bytes) -> list[bytes]:
 
 def _flag(flow: http.HTTPFlow) -> None:
     exchange = exchange_of(flow)
-    if _REFUSED in flow.__dict__ and exchange is not None:
+    if is_refused(flow) and exchange is not None:
         exchange.flag("DPE")

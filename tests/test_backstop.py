@@ -27,12 +27,15 @@ def test_only_what_has_no_way_is_caught(of_the_mesh, streamed, caught):
         assert (flow.response.status_code, flow.response.headers["x-mesh-flag"]) == (500, "IE")
 
 
-def test_an_answer_and_an_error_stand():
+def test_an_answer_and_a_kill_stand():
     flow = tflow.tflow(resp=True)
     before = flow.response
     Backstop().request(flow)
     assert flow.response is before
     flow = tflow.tflow()
-    flow.error = mitmproxy_flow.Error("gone")
+    flow.kill()
     Backstop().request(flow)
     assert flow.response is None
+    flow.error = mitmproxy_flow.Error("an addon's")
+    Backstop().request(flow)
+    assert flow.response.status_code == 500

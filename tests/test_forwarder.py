@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from mitmproxy import flow as mitmproxy_flow
 from mitmproxy import http
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.connection import ConnectionState
@@ -250,14 +249,15 @@ async def test_what_nobody_routed_is_stopped():
     assert upstream.requests == []
 
 
-async def test_what_is_answered_or_broken_is_left_alone():
+async def test_what_is_answered_or_killed_is_left_alone():
     async with chain(web(1)) as mesh:
         answered = make_flow("http://web/")
         answered.response = make_answer(201)
         assert (await mesh.send(answered)).response.status_code == 201
-        broken = make_flow("http://web/")
-        broken.error = mitmproxy_flow.Error("gone")
-        assert (await mesh.send(broken)).response is None
+        killed = make_flow("http://web/")
+        killed.live = True
+        killed.kill()
+        assert (await mesh.send(killed)).response is None
 
 
 async def test_a_bug_stops_the_request_and_is_told(caplog):

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from mitmproxy import flow as mitmproxy_flow
 
 from addons.deadline import Deadline
 from addons.limits import Limits
@@ -175,9 +176,11 @@ async def test_who_leaves_while_waiting_or_just_granted_takes_nothing_along():
     assert (world.used("connections"), world.used("pending"), world.used("requests")) == (1, 0, 1)
 
 
-async def test_a_websocket_lasts_until_its_end():
+@pytest.mark.parametrize("error", [None, mitmproxy_flow.Error("an addon's")])
+async def test_a_websocket_lasts_until_its_end(error):
     world = World("{requests: 1}")
     flow, _ = await world.enter()
+    flow.error = error
 
     class Messages:
         timestamp_end = None

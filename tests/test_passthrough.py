@@ -19,6 +19,7 @@ from addons.forwarder import BUFFER, Forwarder
 from addons.passthrough import Passthrough, needs_own_path
 from addons.retry import Retry
 from addons.routing import Routing
+from addons.wellformed import Wellformed
 from tests.conftest import free_port
 from tests.flows import loaded, make_answer, make_flow, pinned, snapshot
 from tests.upstream import Upstream
@@ -114,20 +115,33 @@ async def test_what_an_addon_wants_streamed_is_routed_and_its_function_kept():
     assert flow.request.stream(b"abc") == [b"ABC"]
 
 
-@pytest.mark.parametrize("state", ["answered", "broken", "unseen"])
+@pytest.mark.parametrize("state", ["answered", "killed", "refused", "unseen"])
 async def test_what_is_not_to_pass_is_not_streamed_either(state):
     async with chain(web(1)) as mesh:
         flow = upgrade()
         flow.request.stream = True
         if state == "answered":
             flow.response = make_answer(503)
-        elif state == "broken":
-            flow.error = mitmproxy_flow.Error("gone")
+        elif state == "killed":
+            flow.live = True
+            flow.kill()
+        elif state == "refused":
+            flow.error = mitmproxy_flow.Error("mitmproxy's own")
+            Wellformed().requestheaders(flow)
         if state == "unseen":
             assert mesh.passthrough.requestheaders(flow) is None
         else:
             await mesh.head(flow)
     assert flow.request.stream is False
+
+
+async def test_an_error_that_an_addon_sets_is_no_way_past_it():
+    with Upstream() as upstream:
+        async with chain(web(upstream.port)) as mesh:
+            flow = upgrade()
+            flow.error = mitmproxy_flow.Error("an addon's")
+            await mesh.head(flow)
+    assert (flow.request.port, exchange_of(flow).streamed) == (upstream.port, True)
 
 
 async def test_an_endpoint_that_is_down_is_told_or_passed_over():

@@ -170,17 +170,24 @@ def test_what_is_decided_stays():
     assert exchange.share is share
 
 
-def test_what_is_answered_or_broken_or_unknown_is_left_alone():
+def test_what_is_answered_or_killed_or_unknown_is_left_alone():
     answered = make_flow("http://web/")
     answered.response = make_answer(201)
     assert routed(answered, TWO).route is None
-    broken = make_flow("http://web/")
-    broken.error = mitmproxy_flow.Error("gone")
-    assert routed(broken, TWO).route is None
+    killed = make_flow("http://web/")
+    killed.live = True
+    killed.kill()
+    assert routed(killed, TWO).route is None
     unknown = make_flow("http://web/")
     Routing().request(unknown)
     Routing().responseheaders(unknown)
     assert unknown.response is None
+
+
+def test_an_error_that_an_addon_sets_is_no_way_past_it():
+    flow = make_flow("http://web/")
+    flow.error = mitmproxy_flow.Error("an addon's")
+    assert routed(flow, TWO).route is not None
 
 
 def test_a_failure_stops_the_request(monkeypatch, caplog):

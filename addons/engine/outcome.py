@@ -29,8 +29,13 @@ async def settled(flow: http.HTTPFlow, carrier: Carrier) -> None:
         await flow.wait_for_resume()
 
 
+def is_killed(flow: http.HTTPFlow) -> bool:
+    """Whether it goes no further. Any other error that an addon gives a flow is a note, for mitmproxy as well."""
+    return flow.error is not None and flow.error.msg == KILLED
+
+
 def check(flow: http.HTTPFlow) -> None:
-    if flow.error is not None and flow.error.msg == KILLED:
+    if is_killed(flow):
         raise Killed
 
 
