@@ -57,7 +57,7 @@ class AccessLog:
             writer.close()
 
     def response(self, flow: http.HTTPFlow) -> None:
-        if flow.websocket is None:
+        if self._writer is not None and flow.websocket is None:
             self._log(flow)
 
     def http_connect_error(self, flow: http.HTTPFlow) -> None:
@@ -134,7 +134,7 @@ def line(flow: http.HTTPFlow, exchange: Exchange) -> str:
     agent = value(data.headers.fields, b"user-agent")
     return (
         # Most requests have no body; a number takes longer to spell than a text.
-        f'{{"time":"{_clock.stamp(exchange.wall)}{who}{_text(path)}{how}{flags}","bytes_in":{received or "0"}'
+        f'{{"time":"{_clock.stamp(flow.timestamp_created)}{who}{_text(path)}{how}{flags}","bytes_in":{received or "0"}'
         f',"bytes_out":{sent},"duration_ms":{(ended - exchange.started) * 1000:.3f},"upstream_ms":{upstream}'
         f',"attempts":[{tries}]{where}{_text(exchange.request_id)}'
         f',"user_agent":{"null" if agent is None else _agents.get(agent) or _spell_agent(agent)}}}'

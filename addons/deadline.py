@@ -40,7 +40,6 @@ class Deadline:
         self._expiry: float | None = None
         self._limit = 0.0
         self._try_ends: float | None = None
-        self._try_seconds = 0.0
         self._waiting: dict[Expiring, float] | None = None
         self._pause: asyncio.Future[None] | None = None
         self.call: Watched | None = None

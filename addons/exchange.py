@@ -103,7 +103,6 @@ class Exchange:
         "flags",
         "started",
         "ended",
-        "wall",
         "bytes_in",
         "bytes_out",
         "sizes",
@@ -135,7 +134,6 @@ class Exchange:
         self.started = time.perf_counter()
         self.ended = 0.0
         """When the log told of it, so that the metrics say the same; 0.0: not logged."""
-        self.wall = time.time()
         self.bytes_in = 0
         self.bytes_out = 0
         self.sizes: tuple[int, int] | None = None

@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from mitmproxy import ctx, http
 
 from addons.answers import FLAG_HEADER, own_answer
-from addons.attempts import IDLE_TIMEOUT, Attempts
+from addons.attempts import Attempts
 from addons.client_watch import ClientWatch
 from addons.deadline import Deadline
 from addons.engine.answer import Answer
@@ -82,7 +82,7 @@ class Forwarder:
         exchange = exchange_of(flow)
         if flow.response is not None or (flow.error is not None and is_killed(flow)):
             return
-        if exchange is None or not exchange.routed or self.attempts is None:
+        if exchange is None or (route := exchange.route) is None or self.attempts is None:
             own_answer(flow, exchange, 500, "IE", "the mesh did not route this request; see the proxy's log")
             return
         if exchange.streamed:
@@ -93,7 +93,7 @@ class Forwarder:
         watch = ClientWatch(flow, deadline) if carrier is None else None
         streaming = handed_on = False
         try:
-            answer = await self.attempts.run(flow, exchange, deadline)
+            answer = await self.attempts.run(flow, exchange, route, deadline)
             if answer is not None:
                 flow.server_conn = server_of(answer.connection)
                 if carrier is not None:
@@ -193,7 +193,8 @@ def _hand_on(
     if answer.upgraded:
         # A timeout is for an answer; what an upgrade begins may last.
         deadline.stop()
-        carrier.idle_timeout = IDLE_TIMEOUT if exchange.route is None else exchange.route.idle_timeout
+        assert exchange.route is not None
+        carrier.idle_timeout = exchange.route.idle_timeout
     return True
 
 

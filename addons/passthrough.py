@@ -14,7 +14,7 @@ from mitmproxy.flow import Error
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from addons.answers import answer_itself, own_answer
-from addons.attempts import CONNECT_TIMEOUT, Attempts
+from addons.attempts import Attempts
 from addons.client_watch import ClientWatch
 from addons.deadline import Deadline
 from addons.engine.carrier import carrier_of
@@ -188,7 +188,8 @@ class Passthrough:
         Up to here nothing was sent, so a try that fails may be followed by another as anywhere else.
         """
         route = exchange.route
-        per_try = route.retry.per_try_timeout if route is not None and route.retry is not None else None
+        assert route is not None  # as for all that is routed and not answered
+        per_try = route.retry.per_try_timeout if route.retry is not None else None
         tried: list[Endpoint] = []
         while True:
             if not await attempts.admitted(flow, exchange, deadline):
@@ -200,7 +201,7 @@ class Passthrough:
             await attempts.hooks.trigger("mesh_attempt", flow, attempt)
             injected = await inject(attempt, deadline, per_try)
             if injected is None and attempt.error is None and self._may_go(flow, exchange, attempt, attempts):
-                await knock(attempt, CONNECT_TIMEOUT if route is None else route.connect_timeout, deadline)
+                await knock(attempt, route.connect_timeout, deadline)
                 if attempt.error is None:
                     return attempt
             attempt.ended = time.perf_counter()

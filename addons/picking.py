@@ -32,7 +32,8 @@ class Picking:
         )
         number = len(exchange.attempts) + 1
         if share is None:
-            attempt = Attempt(number, None, flow.request.host, flow.request.port)
+            named = flow.request.data
+            attempt = Attempt(number, None, named.host, named.port)
             if breaks and not self.breaking.allows(exchange, attempt.address):
                 return None
         else:

@@ -40,7 +40,7 @@ def test_every_field_in_its_order():
         method="PUT", body=b"12345", headers={"user-agent": "test/1", "x-request-id": "r-1"}
     )
     flow.response = make_answer(201, b"123")
-    exchange.wall = 1.5
+    flow.timestamp_created = 1.5
     started = exchange.started
     attempted(exchange, None, "reset", started=started, ended=started + 0.25, detail="gone")
     attempted(exchange, 201, started=started + 0.5, ended=started + 0.75, injected=True)
@@ -124,9 +124,9 @@ def as_json(flow, exchange, status, ended):
     facts, route, share, data = exchange.facts, exchange.route, exchange.share, flow.request.data
     agent = {name.lower(): value for name, value in data.headers.fields}.get(b"user-agent")
     last = exchange.attempts[-1].endpoint if exchange.attempts else None
-    second = int(exchange.wall)
+    second = int(flow.timestamp_created)
     values = [
-        f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}.{int((exchange.wall - second) * 1000):03d}+00:00",
+        f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}.{int((flow.timestamp_created - second) * 1000):03d}+00:00",
         exchange.node, exchange.service, exchange.source, exchange.peer or None, exchange.tls or None,
         data.method.decode("latin-1"),
         f"{facts.host}:{facts.port}" if facts else f"{data.host}:{data.port}",
@@ -158,7 +158,7 @@ def test_a_line_is_what_json_makes_of_its_fields(data):
     exchange = pinned(flow)
     for name in ("node", "service", "source", "peer", "tls", "request_id"):
         setattr(exchange, name, data.draw(TEXTS))
-    exchange.wall = data.draw(st.floats(0, 4e9))
+    flow.timestamp_created = data.draw(st.floats(0, 4e9))
     exchange.route = data.draw(st.sampled_from([None, SOME.own, *SOME.routes]))
     exchange.share = data.draw(st.sampled_from([None, *SOME.own.shares, *SOME.routes[0].shares]))
     if data.draw(st.booleans()):
