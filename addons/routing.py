@@ -184,7 +184,8 @@ class Routing:
             assert self._hooks is not None
             if (rest := self._hooks.narrowed(route).run("mesh_routed", flow)) is not None:
                 return rest
-        self._choose(flow, exchange)
+        if route.shares:
+            self._choose(flow, exchange)
         return None
 
     def _choose(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
