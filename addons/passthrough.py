@@ -95,7 +95,6 @@ class Passthrough:
         attempt.status = response.status_code
         attempt.fields = response.headers.fields
         await self._ended(flow, attempt)
-
         response.stream = counted(response.stream, exchange, "bytes_out")
 
     @elsewhere

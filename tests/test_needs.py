@@ -48,6 +48,10 @@ class Noting:
         # Nobody knows yet which route it will be.
         self.calls.append("requestheaders")
 
+    @needs("request_headers")
+    def mesh_forward(self, flow) -> None:
+        self.calls.append("mesh_forward")
+
     @needs("timeout")
     def mesh_attempt(self, flow, attempt) -> None:
         self.calls.append("mesh_attempt")
@@ -68,14 +72,6 @@ class Noting:
         self.calls.append("response")
 
 
-class NotingLate(Noting):
-    """Stands behind the routing."""
-
-    @needs("request_headers")
-    def request(self, flow) -> None:
-        self.calls.append("request")
-
-
 _ALWAYS = ["requestheaders", "response"]
 
 
@@ -86,15 +82,15 @@ _ALWAYS = ["requestheaders", "response"]
         ("timeout: 5s", ["requestheaders", "mesh_attempt", "mesh_attempt_end", "response"]),
         ("retry: 2", ["requestheaders", "mesh_attempt_end", "mesh_forwarded", "response"]),
         ("response_headers: {set: {x-a: b}}", ["requestheaders", "responseheaders", "response"]),
-        ("request_headers: {set: {x-a: b}}", ["requestheaders", "request", "response"]),
+        ("request_headers: {set: {x-a: b}}", ["requestheaders", "mesh_forward", "response"]),
         ("routes: [{match: {path: /other}, retry: 2}]", _ALWAYS),
     ],
 )
 async def test_what_is_called_for_an_exchange(policy, called):
     async with both(policy=policy) as (proxy, _):
-        late = NotingLate()
-        proxy.master.addons.add(late)
+        noting = Noting()
+        proxy.master.addons.add(noting)
         client = await proxy.connect(b"GET http://up/ HTTP/1.1\r\nhost: up\r\n\r\n")
         assert (await client.answer())[0] == 200
         await proxy.idle()
-        assert late.calls == called
+        assert noting.calls == called
