@@ -2,12 +2,14 @@ from random import Random
 from typing import Any
 
 import pytest
+import re2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from control.policy.facts import RequestFacts
 from control.policy.matching import Condition, compile_match
 from control.policy.model import Policy
+from control.policy.patterns import RegexSet
 from control.policy.route_index import index_routes
 
 SEGMENTS = st.sampled_from(["a", "ab"])
@@ -15,7 +17,9 @@ PATHS = st.lists(SEGMENTS, max_size=3).map(lambda parts: "/" + "/".join(parts))
 PATH_MATCHERS = st.one_of(
     PATHS,
     st.builds(lambda path: {"prefix": path}, PATHS),
-    st.just({"regex": "/a.*"}),
+    st.builds(
+        lambda regex: {"regex": regex}, st.sampled_from(["/a.*", "/(a|ab)/.*", "/[ab]+", ".*", "/ab", ""])
+    ),
 )
 ONE_MATCH = st.fixed_dictionaries(
     {}, optional={"path": PATH_MATCHERS, "method": st.sampled_from(["GET", "POST"])}
@@ -62,15 +66,60 @@ def test_one_route_of_many_is_asked() -> None:
     assert index.candidates("/v1000") == ()
 
 
+def test_one_expression_of_many_is_asked() -> None:
+    compiled = conditions(
+        [
+            *({"path": {"regex": f"/v{number}/[a-z]+"}} for number in range(1000)),
+            {"path": {"prefix": "/v5"}},
+            {"method": "GET"},
+        ]
+    )
+    index = index_routes([(condition, number) for number, condition in enumerate(compiled)])
+    assert index is not None
+    assert list(index.candidates("/v777/x")) == [777, 1001]
+    assert list(index.candidates("/v5/x")) == [5, 1000, 1001]
+    assert list(index.candidates("/v5/1")) == [1000, 1001]
+    assert list(index.candidates("/v1000/x")) == [1001]
+
+
+def test_expressions_that_need_too_much_memory_together_are_asked_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    matches: list[Any] = [{"path": {"regex": f"/v{number}/[a-z]+"}} for number in range(100)]
+    options = re2.Options()
+    options.max_mem = 1 << 10
+    options.log_errors = False
+    monkeypatch.setattr("control.policy.patterns._SET_OPTIONS", options)
+    compiled = conditions([*matches, *({"path": f"/{number}"} for number in range(10))])
+    index = index_routes([(condition, number) for number, condition in enumerate(compiled)])
+    assert index is not None
+    assert list(index.candidates("/7")) == [*range(100), 107]
+
+
+def test_a_set_that_runs_out_of_memory_leaves_nobody_out() -> None:
+    patterns = RegexSet(["/a", "/b"])
+    assert patterns.matching("/b") == [1]
+    # What RE2 says where its memory does not suffice for a text.
+    patterns._set = type("Set", (), {"Match": lambda self, text: []})()
+    assert list(patterns.matching("/b")) == [0, 1]
+
+
 @pytest.mark.parametrize(
     "matches",
     [
         [{"path": "/a"}] * 3,
+        [{"path": {"regex": "/a"}}] * 3,
         [{"method": "GET"}] * 100,
         [*({"path": f"/{number}"} for number in range(500)), *({"method": "GET"} for _ in range(500))],
         [{"path": {"prefix": "/a" * number}} for number in range(1, 500)],
     ],
-    ids=["few routes", "no paths", "lists that repeat many routes", "prefixes within prefixes"],
+    ids=[
+        "few routes",
+        "few expressions",
+        "no paths",
+        "lists that repeat many routes",
+        "prefixes within prefixes",
+    ],
 )
 def test_no_index_where_it_is_not_worth_it(matches: list[Any]) -> None:
     assert index_routes([(condition, number) for number, condition in enumerate(conditions(matches))]) is None

@@ -1,9 +1,10 @@
 """A short list of the routes that a path can match at all, for services with many routes."""
 
 from collections.abc import Iterable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from control.policy.matching import All, AnyOf, Condition, PathExact, PathPrefix
+from control.policy.matching import All, AnyOf, Condition, PathExact, PathPrefix, PathRegex
+from control.policy.patterns import RegexSet
 
 # With fewer routes asking them one by one is as fast.
 _WORTH_IT = 4
@@ -11,14 +12,20 @@ _WORTH_IT = 4
 _LARGEST = 32
 
 RouteT = TypeVar("RouteT")
-PathKey = PathExact | PathPrefix
+FoundT_co = TypeVar("FoundT_co", covariant=True)
+PathKey = PathExact | PathPrefix | PathRegex
 
 
-class RouteIndex(Generic[RouteT]):
-    """Immutable. For each path of an exact match and each prefix: the routes that may match there, in their order.
+class RouteIndex(Protocol[FoundT_co]):
+    """Immutable. It only leaves out routes that cannot match; whether one does match is still asked."""
 
-    It only leaves out routes that cannot match; whether one does match is still asked.
-    """
+    def candidates(self, path: str) -> Sequence[FoundT_co]:
+        """The routes that may match this path, in their order."""
+        ...
+
+
+class PathTable(Generic[RouteT]):
+    """For each path of an exact match and each prefix: the routes that may match there."""
 
     __slots__ = ("_below", "_depth", "_exact", "_rest")
 
@@ -35,7 +42,6 @@ class RouteIndex(Generic[RouteT]):
         self._depth = max((prefix.count("/") for prefix in below), default=0)
 
     def candidates(self, path: str) -> tuple[RouteT, ...]:
-        """The routes that may match this path."""
         found = self._exact.get(path)
         if found is not None:
             return found
@@ -48,22 +54,77 @@ class RouteIndex(Generic[RouteT]):
         return self._rest
 
 
+class PatternIndex(Generic[RouteT]):
+    """The same where paths are regular expressions: all of them are compared at once."""
+
+    __slots__ = ("_numbers", "_patterns", "_routes", "_table")
+
+    def __init__(
+        self, patterns: RegexSet, numbers: Sequence[int], table: PathTable[int], routes: Sequence[RouteT]
+    ) -> None:
+        """numbers: the place in `routes` of each expression's route."""
+        self._patterns = patterns
+        self._numbers = numbers
+        self._table = table
+        self._routes = routes
+
+    def candidates(self, path: str) -> list[RouteT]:
+        numbers: Iterable[int] = self._table.candidates(path)
+        if found := self._patterns.matching(path):
+            numbers = sorted({*numbers, *[self._numbers[place] for place in found]})
+        return [self._routes[number] for number in numbers]
+
+
 def index_routes(routes: Sequence[tuple[Condition | None, RouteT]]) -> RouteIndex[RouteT] | None:
     """The index of these routes; None where there are too few, or the lists would grow out of proportion."""
+    if len(routes) < _WORTH_IT:
+        return None
+    listed = tuple(route for _, route in routes)
+    keys = [path_keys(condition) for condition, _ in routes]
+    places = [
+        (key.pattern, number)
+        for number, each in enumerate(keys)
+        for key in each or ()
+        if isinstance(key, PathRegex)
+    ]
+    patterns = _set_of([pattern for pattern, _ in places])
+    if patterns is None:
+        regexes = {number for _, number in places}
+        return _table([None if number in regexes else each for number, each in enumerate(keys)], listed)
+    others: list[list[PathKey] | None] = [
+        None if each is None else [key for key in each if not isinstance(key, PathRegex)] for each in keys
+    ]
+    everything = tuple(range(len(routes)))
+    table = _table(others, everything)
+    if table is None:
+        table = PathTable({}, {}, tuple(number for number in everything if others[number] != []))
+    return PatternIndex(patterns, [number for _, number in places], table, listed)
+
+
+def _set_of(patterns: Sequence[str]) -> RegexSet | None:
+    if len(patterns) < _WORTH_IT:
+        return None
+    try:
+        return RegexSet(patterns)
+    except ValueError:
+        return None
+
+
+def _table(all_keys: Sequence[list[PathKey] | None], routes: Sequence[RouteT]) -> PathTable[RouteT] | None:
+    """Of routes with these keys."""
     rest: list[int] = []
     exact: dict[str, set[int]] = {}
     below: dict[str, set[int]] = {}
-    for number, (condition, _) in enumerate(routes):
-        keys = path_keys(condition)
+    for number, keys in enumerate(all_keys):
         if keys is None:
             rest.append(number)
         for key in keys or ():
             if isinstance(key, PathExact):
                 exact.setdefault(key.path, set()).add(number)
-            else:
+            elif isinstance(key, PathPrefix):
                 below.setdefault(key.prefix, set()).add(number)
     size = (len(exact) + len(below)) * len(rest)
-    if len(routes) < _WORTH_IT or len(rest) == len(routes) or size > len(routes) * _LARGEST:
+    if not (exact or below) or size > len(routes) * _LARGEST:
         return None
 
     # Shorter prefixes first, so that each can take over what those above it have.
@@ -79,9 +140,9 @@ def index_routes(routes: Sequence[tuple[Condition | None, RouteT]]) -> RouteInde
         numbers.update(rest if above is None else above)
 
     def listed(numbers: Iterable[int]) -> tuple[RouteT, ...]:
-        return tuple(routes[number][1] for number in sorted(numbers))
+        return tuple([routes[number] for number in sorted(numbers)])
 
-    return RouteIndex(
+    return PathTable(
         {path: listed(numbers) for path, numbers in exact.items()},
         {prefix: listed(numbers) for prefix, numbers in complete.items()},
         listed(rest),
@@ -89,8 +150,8 @@ def index_routes(routes: Sequence[tuple[Condition | None, RouteT]]) -> RouteInde
 
 
 def path_keys(condition: Condition | None) -> list[PathKey] | None:
-    """The exact paths and prefixes one of which a path must have for the condition to hold; None: any path may do."""
-    if isinstance(condition, (PathExact, PathPrefix)):
+    """What a path must have one of for the condition to hold; None: any path may do."""
+    if isinstance(condition, (PathExact, PathPrefix, PathRegex)):
         return [condition]
     if isinstance(condition, All):
         return next((keys for each in condition.conditions if (keys := path_keys(each)) is not None), None)
