@@ -12,6 +12,7 @@ from addons.deadline import Deadline
 from addons.engine.answer import Answer
 from addons.engine.carrier import Carrier, carrier_of
 from addons.engine.client import Client
+from addons.engine.delivery import gather
 from addons.engine.driver import contained
 from addons.engine.errors import BadRequest, UpstreamError
 from addons.engine.flows import make_response
@@ -20,6 +21,7 @@ from addons.engine.link import Link
 from addons.engine.marks import elsewhere
 from addons.engine.outcome import is_killed
 from addons.engine.wire import Fields, end_to_end, value
+from addons.engine.wishes import MOST, is_long, wants_whole
 from addons.exchange import Exchange, exchange_of
 from addons.hedging import Judge
 from addons.mtls_outbound import Outbound
@@ -31,8 +33,8 @@ from addons.upstream_server import server_of
 logger = logging.getLogger("mesh.forwarder")
 
 ATTEMPTS_HEADER = b"x-mesh-attempts"
-BUFFER = 1024 * 1024
-"""Bytes; a longer answer, or one of unknown length that is not whole at once, is streamed by the relay."""
+BUFFER = MOST
+"""Bytes; the relay streams a longer answer, and one of unknown length that nobody has to have whole."""
 _FRAMING = (b"content-length", b"transfer-encoding")
 _CLOSE: Fields = ((b"connection", b"close"),)
 _ONE: Fields = ((ATTEMPTS_HEADER, b"1"),)
@@ -142,15 +144,16 @@ class Forwarder:
         """Let the flow have the answer; True: its body is still under way, and the deadline goes on."""
         body = answer.body
         if not answer.complete:
-            length = value(answer.fields, b"content-length")
-            if length is None or int(length) > BUFFER or answer.as_it_comes:
-                assert self._relay is not None
-                await self._relay.offer(flow, exchange, answer, deadline)
+            assert self._relay is not None
+            assert self.attempts is not None
+            wanted = sized = False
+            if not answer.as_it_comes:
+                wanted = wants_whole(self.attempts.hooks, answer.fields)
+                sized = value(answer.fields, b"content-length") is not None
+            if is_long(answer.fields) or not (wanted or sized) or not await gather(answer, BUFFER):
+                await self._relay.offer(flow, exchange, answer, deadline, missed=wanted)
                 return True
-            parts = [body]
-            while data := await answer.read():
-                parts.append(data)
-            body = b"".join(parts)
+            body = answer.body
         flow.response = http.Response(
             b"HTTP/1.1",
             answer.status,

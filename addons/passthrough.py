@@ -14,6 +14,7 @@ from mitmproxy.flow import Error
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from addons.answers import answer_itself, own_answer
+from addons.answers_passing import stream_or_gather
 from addons.attempts import Attempts
 from addons.client_watch import ClientWatch
 from addons.deadline import Deadline
@@ -95,7 +96,8 @@ class Passthrough:
         attempt.status = response.status_code
         attempt.fields = response.headers.fields
         await self._ended(flow, attempt)
-        response.stream = counted(response.stream, exchange, "bytes_out")
+        attempts = self._forwarder.attempts
+        stream_or_gather(response, exchange, None if attempts is None else attempts.hooks)
 
     @elsewhere
     def response(self, flow: http.HTTPFlow) -> None:

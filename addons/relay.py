@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from mitmproxy import http
 
+from addons.answers_passing import stream
 from addons.deadline import Deadline
 from addons.engine.answer import Answer
 from addons.engine.errors import UpstreamError
@@ -52,9 +53,17 @@ class Relay:
         self._offers: dict[str, _Offer] = {}
 
     async def offer(
-        self, flow: http.HTTPFlow, exchange: Exchange, answer: Answer, deadline: Deadline
+        self,
+        flow: http.HTTPFlow,
+        exchange: Exchange,
+        answer: Answer,
+        deadline: Deadline,
+        missed: bool = False,
     ) -> None:
-        """Send the flow to the relay for this answer. Raises OSError when it cannot listen."""
+        """Send the flow to the relay for this answer; missed: somebody would have liked to have it whole.
+
+        Raises OSError when it cannot listen.
+        """
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=_LONGEST_HEAD)
         host, port = server.sockets[0].getsockname()
         token = secrets.token_hex(16)
@@ -62,29 +71,27 @@ class Relay:
         destination = (data.host, data.port, data.scheme)
         expiry = asyncio.get_running_loop().call_later(_UNCLAIMED, self._withdraw, token)
         self._offers[token] = _Offer(answer, exchange, deadline, destination, expiry, server)
-        flow.__dict__[_ATTRIBUTE] = destination, answer
+        flow.__dict__[_ATTRIBUTE] = destination, answer, missed
         # The fields of `data` are set, not the properties: those would rewrite the Host header.
         data.host, data.port, data.scheme = host, port, b"http"
         flow.request.headers[TOKEN_HEADER] = token
 
     def restore(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
-        """The answer's head arrived from the relay: the request is shown as it was, the rest is streamed."""
+        """The answer's head arrived from the relay: the request is shown as it was, the rest is streamed.
+
+        Unless an addon has said that it wants the rest whole, or in a way of its own.
+        """
         sent_here = flow.__dict__.pop(_ATTRIBUTE, None)
         if sent_here is None or flow.response is None:
             return
-        destination, answer = sent_here
+        destination, answer, missed = sent_here
         data = flow.request.data
         data.host, data.port, data.scheme = destination
         flow.request.headers.pop(TOKEN_HEADER, None)
         flow.response.headers.pop("connection", None)
         if answer.closes:
             _to_be_closed(flow.request, flow.response, answer)
-
-        def count(piece: bytes) -> bytes:
-            exchange.bytes_out += len(piece)
-            return piece
-
-        flow.response.stream = count
+        stream(flow.response, exchange, missed)
 
     def close(self) -> None:
         """Give up what nobody came for."""

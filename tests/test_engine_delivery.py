@@ -241,30 +241,6 @@ async def test_a_whole_answer_that_breaks_off_is_a_502_or_504(breaks):
         assert [line["flags"] for line in made.log] == ["UC" if breaks else "UT"]
 
 
-@pytest.mark.parametrize("script", [True, False])
-@on_both_loops
-async def test_scripts_see_small_bodies_that_come_in_parts(script):
-    """Where nobody looks, nobody waits."""
-    bodies = []
-
-    class Script:
-        def response(self, flow):
-            bodies.append(flow.response.content)
-
-    Script.response.__module__ = "__mitmproxy_script__.x" if script else "addons.x"
-    async with both(Script(), reply=saying(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\na")) as (
-        made,
-        upstream,
-    ):
-        client = await made.connect(GET)
-        await until(lambda: upstream.requests)
-        await asyncio.sleep(0.02)
-        upstream.writers[0].write(b"bc")
-        assert await client.answer() == (200, b"abc")
-        await made.idle()
-        assert bodies == [b"abc" if script else None]
-
-
 # To the upstream
 
 

@@ -1,5 +1,7 @@
 """A flow's response on its way to the client: framed for its HTTP version, at once or as it arrives."""
 
+import math
+
 from mitmproxy import http
 
 from addons.engine.answer import Answer
@@ -131,12 +133,14 @@ async def pipe(
         carrier.received, carrier.sent = joint.client.received, joint.upstream.received
 
 
-async def gather(answer: Answer) -> bytes:
-    """All of the body, of whatever length."""
-    parts = [answer.body]
-    while piece := await answer.read():
+async def gather(answer: Answer, limit: float = math.inf) -> bool:
+    """Let all of the body be in `answer.body`. False: it has more bytes than the limit, and the rest is yet to be read."""
+    parts, size = [answer.body], len(answer.body)
+    while size <= limit and (piece := await answer.read()):
         parts.append(piece)
-    return b"".join(parts)
+        size += len(piece)
+    answer.body = b"".join(parts)
+    return size <= limit
 
 
 def framed(fields: Fields, length: int) -> Fields:

@@ -19,8 +19,7 @@ from addons.engine.outbox import Outbox
 from addons.engine.outcome import broke_off, check, settled
 from addons.engine.server import ServerConnection
 from addons.engine.upload import Transform, Upload, pieces
-from addons.engine.wire import value
-from addons.engine.wishes import wants_bodies, wants_messages
+from addons.engine.wishes import MOST, is_long, tell_of_long, wants_messages, wants_whole
 
 logger = logging.getLogger("mesh.engine")
 
@@ -91,10 +90,8 @@ class Lane:
                 if flow.response is None:
                     raise RuntimeError("no addon answered the request")
             answer = carrier.answer if flow.response is carrier.head else None
-            if answer is not None:
-                flow.response.stream = (
-                    answer.upgraded or answer.as_it_comes or not self._is_wanted_whole(answer)
-                )
+            if answer is not None and not self._is_wanted_whole(answer):
+                flow.response.stream = True
             if hooks.hears_responseheaders:
                 if (rest := hooks.event("responseheaders", flow)) is not None:
                     await rest
@@ -104,7 +101,8 @@ class Lane:
                 check(flow)
             chunked = False
             response = flow.response
-            if answer is not None and response is carrier.head:
+            if answer is not None and (response is carrier.head or response.data.content is None):
+                # The head, or a copy of it that an addon has made.
                 chunked = await self._follow(client, incoming, response, answer, carrier)
             elif callable(response.stream) and response.data.content:
                 # An addon's own, perhaps in place of an upstream's, which is closed with the carrier.
@@ -136,17 +134,25 @@ class Lane:
         carrier: Carrier,
     ) -> bool:
         """Pass on, or gather, what comes behind an answer's head. True: the end of a chunked one is still to be sent."""
-        chunked = False
         if answer.upgraded:
             await delivery.pipe(client, incoming, response, answer, carrier)
-        elif response.stream:
-            chunked = await delivery.stream(client, incoming, response, answer, carrier)
-            response.data.timestamp_end = time.time()
-        else:
-            response.data.content = await delivery.gather(answer)
-            response.data.timestamp_end = time.time()
+            return False
+        whole = chunked = False
+        if "stream" in vars(response):
+            # Nobody looks at it, or an addon has said what it wants.
+            whole = not response.stream and await delivery.gather(answer)
+        elif self._is_wanted_whole(answer):
+            whole = not is_long(answer.fields) and await delivery.gather(answer, MOST)
+            if not whole:
+                tell_of_long()
+        if whole:
+            response.data.content = answer.body
             if answer.trailers:
                 response.data.trailers = make_headers(answer.trailers)
+        else:
+            response.stream = response.stream or True
+            chunked = await delivery.stream(client, incoming, response, answer, carrier)
+        response.data.timestamp_end = time.time()
         return chunked
 
     async def _receive(self, incoming: Incoming, flow: http.HTTPFlow, carrier: Carrier) -> None:
@@ -161,8 +167,7 @@ class Lane:
             request.data.timestamp_end = time.time()
 
     def _is_wanted_whole(self, answer: Answer) -> bool:
-        length = value(answer.fields, b"content-length")
-        return length is not None and int(length) <= BUFFER and wants_bodies(self._hooks)
+        return not (answer.upgraded or answer.as_it_comes) and wants_whole(self._hooks, answer.fields)
 
     async def _handed_back(self, client: ServerConnection, incoming: Incoming) -> bool:
         """True: somebody else serves what asks for another protocol, or has a method that the parser does not know."""
