@@ -1,6 +1,7 @@
 """How mitmproxy has to be set up beside the mesh, and what it is about to do."""
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +10,15 @@ from mitmproxy import ctx, hooks, http, options
 from mitmproxy.addonmanager import AddonManager
 
 from addons.exchange import Exchange
+
+logger = logging.getLogger("mesh.own_stack")
+
+_IGNORED = {
+    # In the middle of a body it would begin to send what is not routed yet, or is refused.
+    "stream_large_bodies": "the mesh itself streams what is large",
+    # It would hold for some connections only, and never for answers.
+    "body_size_limit": "the mesh passes bodies of any size on and by itself gathers only small ones",
+}
 
 
 def settings(given: options.Options) -> dict[str, Any]:
@@ -21,6 +31,14 @@ def settings(given: options.Options) -> dict[str, Any]:
         changes["ssl_verify_upstream_trusted_ca"] = system.cafile
         changes["ssl_verify_upstream_trusted_confdir"] = system.capath
     return changes
+
+
+def ignore_limits(updated: set[str]) -> None:
+    """Switch off, with a warning, what mitmproxy would do about large bodies behind the mesh's back."""
+    for name in updated & _IGNORED.keys():
+        if getattr(ctx.options, name):
+            logger.warning(f"{name}: ignored, {_IGNORED[name]}")
+            setattr(ctx.options, name, None)
 
 
 def put_first(manager: AddonManager, addons: Sequence[object]) -> None:

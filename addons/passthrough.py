@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable
 
-from mitmproxy import connection, ctx, http
+from mitmproxy import connection, http
 from mitmproxy.flow import Error
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
@@ -28,7 +28,7 @@ from addons.knock import knock
 from addons.mtls import Mtls
 from addons.mtls_outbound import NoIdentity
 from addons.own_path import needs_own_path
-from addons.own_stack import counted, resumed, upstream_of
+from addons.own_stack import counted, ignore_limits, resumed, upstream_of
 from addons.routing import Routing
 from addons.wellformed import is_refused
 from control.identity.peers import Distrust
@@ -48,10 +48,7 @@ class Passthrough:
         self._names: dict[str, dict[tuple[str, int], str]] = {}
 
     def configure(self, updated: set[str]) -> None:
-        if "stream_large_bodies" in updated and ctx.options.stream_large_bodies:
-            # In the middle of a body mitmproxy would begin to send what is not routed yet, or is refused.
-            logger.warning("stream_large_bodies: ignored, the mesh itself streams what is large")
-            ctx.options.stream_large_bodies = None
+        ignore_limits(updated)
 
     @elsewhere
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:

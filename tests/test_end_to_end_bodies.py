@@ -40,7 +40,7 @@ def world(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bodies")
     script = folder / "marks.py"
     script.write_text(SCRIPT)
-    with World(folder, scripts=[script], **request.param) as world:
+    with World(folder, scripts=[script], **with_options(request.param, body_size_limit="1k")) as world:
         yield world
 
 
@@ -124,6 +124,14 @@ def test_behind_an_upload_that_streams_a_script_has_the_answer_too(world, chunke
             line = world.line(path)
             assert (line["bytes_in"], line["bytes_out"]) == (2 * MB, len(got.body))
         assert [len(request.body) for request in upstream.requests] == [2 * MB] * 3
+
+
+def test_mitmproxys_limit_is_ignored_not_by_half_and_said_so(world):
+    with Upstream() as upstream:
+        service = world.serve("", upstream.address)
+        assert world.send("POST", f"http://{service}/", b"x" * 2000).status == 200
+        assert [len(request.body) for request in upstream.requests] == [2000]
+    assert world.proxy.console().count("body_size_limit: ignored") == 1
 
 
 @pytest.mark.parametrize("kind", [b"text/event-stream", b"application/grpc"])
