@@ -64,6 +64,9 @@ class AccessLog:
         # A tunnel that was refused; what goes on inside one that was not has lines of its own.
         self._log(flow)
 
+    def mesh_refused(self, flow: http.HTTPFlow) -> None:
+        self._log(flow)
+
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         self._log(flow)
 
@@ -97,9 +100,11 @@ def line(flow: http.HTTPFlow, exchange: Exchange) -> str:
     ended = exchange.ended = time.perf_counter()
     sent, received = exchange.sizes = sizes(flow, exchange)
     if facts is not None:
-        host, port, path = facts.host, facts.port, facts.target
+        host, port, path = facts.host, facts.port, _text(facts.target)
     else:
-        host, port, path = request.host, request.port, request.path
+        # What is no request has none of them.
+        host, port = request.host, request.port
+        path = _text(request.path) if request.path else "null"
     data, route, share, snapshot = request.data, exchange.route, exchange.share, exchange.snapshot
     key: _Key = (
         exchange.node,
@@ -134,7 +139,7 @@ def line(flow: http.HTTPFlow, exchange: Exchange) -> str:
     agent = value(data.headers.fields, b"user-agent")
     return (
         # Most requests have no body; a number takes longer to spell than a text.
-        f'{{"time":"{_clock.stamp(flow.timestamp_created)}{who}{_text(path)}{how}{flags}","bytes_in":{received or "0"}'
+        f'{{"time":"{_clock.stamp(flow.timestamp_created)}{who}{path}{how}{flags}","bytes_in":{received or "0"}'
         f',"bytes_out":{sent},"duration_ms":{(ended - exchange.started) * 1000:.3f},"upstream_ms":{upstream}'
         f',"attempts":[{tries}]{where}{_text(exchange.request_id)}'
         f',"user_agent":{"null" if agent is None else _agents.get(agent) or _spell_agent(agent)}}}'
@@ -155,7 +160,8 @@ def _spell(key: _Key) -> tuple[str, str, str]:
     peer, tls = (_text(text) if text else "null" for text in names[3:])
     who = (
         f'","node":{node},"service":{service},"source":{source},"peer":{peer},"tls":{tls}'
-        f',"method":{_text(method.decode("latin-1"))},"host":{_text(f"{host}:{port}")},"path":'
+        f',"method":{_text(method.decode("latin-1")) if method else "null"}'
+        f',"host":{_text(f"{host}:{port}") if host else "null"},"path":'
     )
     how = f',"protocol":{_text(protocol.decode("latin-1"))},"status":{_or_null(status)},"flags":"'
     where = (

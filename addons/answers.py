@@ -16,9 +16,9 @@
 | RBAC | 403 | the policy does not allow this caller this request |
 | RBAC_AUDIT | | it would not, but is to be tried out first (`audit: true`) |
 | DC | | the client went away |
-| DPE | 400 | the client's request is not valid HTTP (414, 431: too large), or broke it in the middle of its body |
-| SI | 408 | the client stopped in the middle of its body |
-| IE | 500 | an addon of the mesh failed; the request was stopped, not let through |
+| DPE | 400 | the client's request is not valid HTTP (414, 431: too large; 501: not served), or broke it in the middle of its body |
+| SI | 408 | the client stopped in the middle of its head or body |
+| IE | 500 | an addon of the mesh failed, the request was stopped and not let through; or an addon's answer cannot be sent |
 
 Names as in Envoy's access log, which has no IE.
 """

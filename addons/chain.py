@@ -19,6 +19,7 @@ from addons.passthrough import Passthrough
 from addons.picking import Picking
 from addons.policy_feed import PolicyFeed
 from addons.rate_limit import RateLimit
+from addons.refused import Refused
 from addons.registration import Registration
 from addons.retry import Retry
 from addons.rewrite import Rewrite
@@ -57,6 +58,7 @@ def chain() -> list[object]:
             metrics, feed, forwarder
         ),  # first, so that health is told without a policy, and nowhere logged
         feed,  # pins the snapshot that all below look at
+        Refused(feed),  # after the feed too: pins what the engine refuses, for log and metrics
         certificates,  # after the options of the feed, before all that opens connections: who this proxy is
         mtls,  # knows by that who is at the other end of a connection, before anything comes over it
         Registration(

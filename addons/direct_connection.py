@@ -40,6 +40,7 @@ class DirectConnection(ServerConnection):
         self._shaking = False
         """A handshake is under way."""
         self.take_back = self._hand_over
+        self.on_refused = lane.refused
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

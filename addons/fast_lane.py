@@ -129,6 +129,7 @@ class FastLane:
         protocol = ServerConnection(lane.serve, closed, loop.time, lane.outbox)
         protocol.tag = (client, server)
         protocol.take_back = take_back
+        protocol.on_refused = lane.refused
         data = bytes(reader._buffer)  # type: ignore[attr-defined]
         reader._buffer.clear()  # type: ignore[attr-defined]
         transport.set_protocol(protocol)

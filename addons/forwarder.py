@@ -136,7 +136,9 @@ class Forwarder:
         if isinstance(carrier.error, UpstreamError):
             exchange.flag("UT" if carrier.error.kind == "timeout" else "UC")
         elif isinstance(carrier.error, BadRequest):
-            exchange.flag("SI" if carrier.error.status == 408 else "DPE")
+            exchange.flag(carrier.error.flag)
+        elif carrier.error is not None:
+            exchange.flag("IE")
 
     async def _deliver(
         self, flow: http.HTTPFlow, exchange: Exchange, answer: Answer, deadline: Deadline

@@ -78,7 +78,7 @@ class Metrics:
             self._failed("an exchange was not counted", error)
 
     # Any of them may be the end of an exchange, and two of them where a client leaves after its answer was made.
-    websocket_end = error = response
+    websocket_end = error = mesh_refused = response
 
     def mesh_policy(self, snapshot: Snapshot) -> None:
         """Let go of the old policy's objects, and of what it alone had once room is needed."""

@@ -167,7 +167,7 @@ class PolicyFeed:
             return None
         if sync is None or (snapshot is None and not sync.settled.is_set()):
             return self._pin_when_settled(flow)
-        self._pin(flow)
+        self.pin(flow)
         return None
 
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
@@ -179,9 +179,9 @@ class PolicyFeed:
         await self._runs.wait()
         assert self.sync is not None
         await self.sync.settled.wait()
-        self._pin(flow)
+        self.pin(flow)
 
-    def _pin(self, flow: http.HTTPFlow) -> None:
+    def pin(self, flow: http.HTTPFlow) -> None:
         snapshot = self.sync.snapshot if self.sync else None
         inbound = flow.client_conn.sockname[1] in self.inbound if self.inbound else False
         attach(flow, Exchange(snapshot, self.node, "" if inbound else self.service, inbound))

@@ -27,6 +27,7 @@ from addons.engine.server import ServerConnection
 from addons.exchange import Exchange, attach
 from addons.faults import Faults
 from addons.forwarder import Forwarder
+from addons.refused import Refused
 from addons.retry import Retry
 from addons.routing import Routing
 from control.policy.reading import normalize, read_bytes
@@ -164,8 +165,10 @@ class Pin:
     def __init__(self, snapshot: Any) -> None:
         self.snapshot = snapshot
 
-    def requestheaders(self, flow: Any) -> None:
+    def pin(self, flow: Any) -> None:
         attach(flow, Exchange(self.snapshot, "node", "", False))
+
+    requestheaders = pin
 
 
 class Lines:
@@ -239,6 +242,7 @@ class Proxy:
 
         made.connection_made = connection_made  # type: ignore[method-assign]
         made.take_back = take_back
+        made.on_refused = self.lane.refused
         self.connections.add(made)
         return made
 
@@ -276,7 +280,8 @@ async def proxy(
         context.master.addons.add(
             proxyserver.Proxyserver(),
             *addons,
-            Pin(build(1, documents)),
+            pin := Pin(build(1, documents)),
+            Refused(pin),  # type: ignore[arg-type]
             Routing(),
             Faults(),
             made.retry,

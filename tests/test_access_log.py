@@ -122,15 +122,16 @@ def as_json(flow, exchange, status, ended):
         return f"\0{number:.3f}\0"
 
     facts, route, share, data = exchange.facts, exchange.route, exchange.share, flow.request.data
+    where = facts or data
     agent = {name.lower(): value for name, value in data.headers.fields}.get(b"user-agent")
     last = exchange.attempts[-1].endpoint if exchange.attempts else None
     second = int(flow.timestamp_created)
     values = [
         f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}.{int((flow.timestamp_created - second) * 1000):03d}+00:00",
         exchange.node, exchange.service, exchange.source, exchange.peer or None, exchange.tls or None,
-        data.method.decode("latin-1"),
-        f"{facts.host}:{facts.port}" if facts else f"{data.host}:{data.port}",
-        facts.target if facts else flow.request.path,
+        data.method.decode("latin-1") or None,
+        f"{where.host}:{where.port}" if where.host else None,
+        facts.target if facts else flow.request.path or None,
         data.http_version.decode("latin-1"), status, ",".join(exchange.flags) or "-",
         len(data.content), len(flow.response.content) if flow.response else 0,
         three((ended - exchange.started) * 1000),
@@ -171,6 +172,8 @@ def test_a_line_is_what_json_makes_of_its_fields(data):
     if status is not None:
         flow.response = make_answer(status, data.draw(st.binary(max_size=5)))
     exchange.flags += data.draw(st.lists(st.sampled_from(["FI", "DI", "URX"]), max_size=3))
+    if data.draw(st.booleans()):
+        flow.request.data.path = b""
     flow.request.data.method, flow.request.data.http_version = data.draw(BYTES), data.draw(BYTES)
     if data.draw(st.booleans()):
         flow.request.headers.fields += ((b"User-Agent", data.draw(BYTES)),)

@@ -22,6 +22,7 @@ HOOKS = [
     "mesh_forward",
     "mesh_forwarded",
     "mesh_policy",
+    "mesh_refused",
     "mesh_request",
     "mesh_routed",
     "mesh_unanswered",

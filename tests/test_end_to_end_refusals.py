@@ -106,6 +106,57 @@ def test_nothing_reaches_the_upstream_that_can_be_read_in_two_ways(world):
         assert arrived == expected
 
 
+# What mitmproxy lets through, so that the mesh refuses it in every lane.
+TOLD = {
+    name: CASES[name]
+    for name in ("fragment in a URL", "long target", "many fields", "control character in a value", "2.0")
+}
+
+
+def so_far(world: World) -> int:
+    """Lines of the access log, when all that was done before is in it."""
+    service = world.serve("respond: {status: 204}")
+    world.get(f"http://{service}/{service}")
+    world.line(f"/{service}")
+    return len(world.proxy.lines())
+
+
+def counted(text: str) -> Counter[tuple[str, str]]:
+    """Requests by status and flags, of the metrics' text."""
+    found: Counter[tuple[str, str]] = Counter()
+    for labels, count in re.findall(r"^mitmesh_requests_total{(.*)} (\d+)", text, re.MULTILINE):
+        named = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        found[named["response_code"], named["response_flags"]] += int(count)
+    return found
+
+
+def test_what_is_refused_is_told_in_the_answer_the_log_and_the_metrics(world):
+    logged = so_far(world)
+    before = counted(world.get("http://mesh.local/metrics").text)
+    for status, data in TOLD.values():
+        said = say(world.proxy.port, data)
+        assert statuses(said) == [status]
+        assert b"\r\nx-mesh-flag: DPE\r\n" in said
+    wanted = [(status, "DPE") for status, _ in TOLD.values()]
+    lines = eventually(lambda: len(found := world.proxy.lines()[logged:]) >= len(wanted) and found)
+    assert [(line["status"], line["flags"]) for line in lines] == wanted
+    now = counted(world.get("http://mesh.local/metrics").text)
+    assert now - before == Counter((str(status), "DPE") for status, _ in TOLD.values())
+    assert {(line["node"], line["service"]) for line in lines} == {(world.proxy.node, "")}
+
+
+def test_what_is_no_request_at_all_is_told_by_the_engine(world):
+    if world.full:
+        pytest.skip("mitmproxy's own stack tells nobody what it refuses itself")
+    logged = so_far(world)
+    said = say(world.proxy.port, b"GET / HTTP/1.1\r\nHost\r\n\r\n")
+    assert statuses(said) == [400]
+    assert b"\r\nx-mesh-flag: DPE\r\n" in said
+    (line,) = eventually(lambda: world.proxy.lines()[logged:])
+    assert (line["status"], line["flags"], line["protocol"]) == (400, "DPE", "HTTP/1.1")
+    assert {line[name] for name in ("method", "host", "path", "user_agent", "upstream_ms")} == {None}
+
+
 WITH_URL = [
     b"GET http://up%b HTTP/1.1\r\nHost: other\r\n\r\n",
     b"GET http://up%b HTTP/1.0\r\nHost: other\r\n\r\n",

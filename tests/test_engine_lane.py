@@ -560,6 +560,7 @@ async def test_an_answer_that_cannot_be_sent_is_a_500(change, caplog):
         client = await made.connect(GET)
         answer = await client.rest()
         assert answer.startswith(b"HTTP/1.1 500 ")
+        assert b"\r\nx-mesh-flag: IE\r\n" in answer
         assert b"x-injected" not in answer
         assert "cannot be sent" in caplog.text
 

@@ -768,5 +768,5 @@ async def test_refusals_say_why():
         answer = await client.rest()
         assert answer == (
             b"HTTP/1.1 501 Not Implemented\r\ncontent-type: text/plain; charset=utf-8\r\n"
-            b"content-length: 9\r\nconnection: close\r\n\r\nnot here\n"
+            b"x-mesh-flag: DPE\r\ncontent-length: 9\r\nconnection: close\r\n\r\nnot here\n"
         )

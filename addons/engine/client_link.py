@@ -6,11 +6,12 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Any, Final, cast
 
-from addons.engine.errors import ClientGone
+from addons.engine.errors import BadRequest, ClientGone
 from addons.engine.link import READ_SIZE, WRITE_HIGH, WRITE_LOW
 from addons.engine.outbox import Outbox
+from addons.engine.refusals import answer_to
 
 HEAD_TIMEOUT: Final = 10.0
 """Seconds from the first byte of a request's head to its last."""
@@ -49,6 +50,9 @@ class ClientLink(asyncio.Protocol):
         self._unsent_since = 0.0
         self.until_close = False
         """The answer has no other end than the connection's, which must be a reset where the answer broke off."""
+        self.tag: Any = None
+        self.on_refused: Callable[[ClientLink, BadRequest], None] | None = None
+        """Told of what is turned away."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -109,6 +113,17 @@ class ClientLink(asyncio.Protocol):
             return False
 
     # The end
+
+    def refuse(self, refusal: BadRequest) -> None:
+        """Answer what goes no further, and close."""
+        self.send(answer_to(refusal))
+        self.linger()
+
+    def turn_away(self, refusal: BadRequest) -> None:
+        """Refuse what is not yet an exchange."""
+        if self.on_refused is not None:
+            self.on_refused(self, refusal)
+        self.refuse(refusal)
 
     def close(self) -> None:
         """Close when what was written is sent."""

@@ -1,7 +1,10 @@
 """What can go wrong between the proxy and an upstream, or a client."""
 
 import asyncio
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from addons.engine.incoming import Incoming
 
 Kind = Literal["connect-failure", "reset", "timeout", "protocol"]
 
@@ -25,12 +28,15 @@ class UpstreamError(Exception):
 
 
 class BadRequest(Exception):
-    """A request that is answered with `status` and goes no further; says why."""
+    """A request that is answered with `status` and goes no further; says why. flag: the same in the access log's short codes."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, flag: str = "DPE") -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.flag = flag
+        self.request: Incoming | None = None
+        """The request, where its head was whole and it was never begun."""
 
 
 class ClientGone(asyncio.CancelledError):

@@ -17,6 +17,7 @@ from addons.engine.hooks import HookTable
 from addons.engine.incoming import Incoming
 from addons.engine.outbox import Outbox
 from addons.engine.outcome import broke_off, check, settled
+from addons.engine.refusals import Refusals
 from addons.engine.server import ServerConnection
 from addons.engine.upload import Transform, Upload, pieces
 from addons.engine.wishes import MOST, is_long, tell_of_long, wants_messages, wants_whole
@@ -28,11 +29,15 @@ BUFFER = 64 * 1024
 
 
 class Lane:
-    """Serves the connections of one listener; `serve` is what its ServerConnections call, `outbox` one for all of them."""
+    """Serves the connections of one listener; `serve` is what its ServerConnections call, `outbox` one for all of them.
+
+    `refused` is their `on_refused`.
+    """
 
     def __init__(self, hooks: HookTable, destinations: Destinations) -> None:
         self.outbox = Outbox()
         self._hooks = hooks.engine
+        self.refused = Refusals(hooks.engine).tell
         self._destinations = destinations
 
     def serve(self, client: ServerConnection, incoming: Incoming) -> Coroutine[Any, Any, None]:
@@ -49,7 +54,8 @@ class Lane:
         try:
             host, port, scheme, path, fields = self._destinations.find(incoming, pair[0])
         except BadRequest as refusal:
-            client.refuse(refusal)
+            refusal.request = incoming
+            client.turn_away(refusal)
             return
         now = time.time()
         request = make_request(host, port, scheme, incoming.method, path, incoming.version, fields, None, now)
@@ -176,7 +182,7 @@ class Lane:
             return False
         if client.take_back is None:
             if unknown:
-                client.refuse(BadRequest(501, "a method that is not served here"))
+                client.turn_away(BadRequest(501, "a method that is not served here"))
             return unknown
         await client.drain()
         client.give_back(incoming)
@@ -199,7 +205,7 @@ def _send(client: ServerConnection, incoming: Incoming, response: http.Response,
         delivery.send(client, incoming, response, carrier.framed)
     except ValueError as error:
         logger.error(f"an answer that cannot be sent: {error}")
-        client.refuse(BadRequest(500, "the answer cannot be sent; see the proxy's log"))
+        client.refuse(BadRequest(500, "the answer cannot be sent; see the proxy's log", "IE"))
 
 
 def transformed(message: http.Message) -> bytes:

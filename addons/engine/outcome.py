@@ -78,8 +78,9 @@ async def _fail(client: ServerConnection, flow: http.HTTPFlow, carrier: Carrier,
             await settled(flow, carrier)
 
 
-def _last_words(error: Exception) -> tuple[int, str]:
-    """Status and text for a client that was not told anything yet."""
+def _last_words(error: Exception) -> tuple[int, str, str]:
+    """Status, text and flag for a client that was not told anything yet."""
     if isinstance(error, UpstreamError):
-        return (504 if error.kind == "timeout" else 502), f"the answer broke off: {error.detail}"
-    return 500, "the request could not be served; see the proxy's log"
+        status, flag = (504, "UT") if error.kind == "timeout" else (502, "UC")
+        return status, f"the answer broke off: {error.detail}", flag
+    return 500, "the request could not be served; see the proxy's log", "IE"

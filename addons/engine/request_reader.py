@@ -152,53 +152,55 @@ class RequestReader:
         parser = self._parser
         method = parser.get_method()
         version = b"HTTP/1.1"
-        # The parser takes long to say the version, so it is asked only where the first line is not to be seen.
-        if self._pipelined or not self._opening.startswith(b" ".join((method, target, b"HTTP/1.1\r\n"))):
-            version = _VERSIONS.get(parser.get_http_version(), b"")
-            if not version:
-                raise BadRequest(400, "neither HTTP/1.1 nor HTTP/1.0")
-        self._opening = b""
-        if len(fields) > FIELDS_LIMIT:
-            raise BadRequest(431, f"more than {FIELDS_LIMIT} header fields")
-        if self._head > HEAD_LIMIT or self._pipelined:
-            self._pipelined = False
-            check_size(fields)
-        self._head = 0
-        length = 0
-        chunked = sized = False
-        hosts = 0
-        expect = False
-        for name, value in fields:
-            size = len(name)
-            if size == 4:
-                if name.lower() == b"host":
-                    hosts += 1
-            elif size == 14:
-                if name.lower() == b"content-length":
-                    length = int(value)
-                    sized = True
-            elif size == 17:
-                if name.lower() == b"transfer-encoding":
-                    if chunked or value.lower() != b"chunked":
-                        raise BadRequest(400, "a Transfer-Encoding other than chunked")
-                    chunked = True
-            elif size == 6 and name.lower() == b"expect":
-                expect = value.lower() == b"100-continue"
-        if hosts > 1 or (not hosts and version == b"HTTP/1.1"):
-            raise BadRequest(400, "exactly one Host header is needed")
-        if chunked:
-            if sized or version == b"HTTP/1.0":
-                raise BadRequest(400, "Transfer-Encoding beside Content-Length, or in an HTTP/1.0 request")
-            length = -1
-        request = self.reading = Incoming(
-            method,
-            target,
-            version,
-            fields,
-            length,
-            expect and version == b"HTTP/1.1",
-            parser.should_upgrade() and self._is_upgrade(method, fields, length),
-        )
+        try:
+            # The parser takes long to say the version, so it is asked only where the first line is not to be seen.
+            if self._pipelined or not self._opening.startswith(b" ".join((method, target, b"HTTP/1.1\r\n"))):
+                version = _VERSIONS.get(parser.get_http_version(), b"")
+                if not version:
+                    raise BadRequest(400, "neither HTTP/1.1 nor HTTP/1.0")
+            self._opening = b""
+            if len(fields) > FIELDS_LIMIT:
+                raise BadRequest(431, f"more than {FIELDS_LIMIT} header fields")
+            if self._head > HEAD_LIMIT or self._pipelined:
+                self._pipelined = False
+                check_size(fields)
+            self._head = 0
+            length = hosts = 0
+            chunked = sized = expect = False
+            for name, value in fields:
+                size = len(name)
+                if size == 4:
+                    if name.lower() == b"host":
+                        hosts += 1
+                elif size == 14:
+                    if name.lower() == b"content-length":
+                        length = int(value)
+                        sized = True
+                elif size == 17:
+                    if name.lower() == b"transfer-encoding":
+                        if chunked or value.lower() != b"chunked":
+                            raise BadRequest(400, "a Transfer-Encoding other than chunked")
+                        chunked = True
+                elif size == 6 and name.lower() == b"expect":
+                    expect = value.lower() == b"100-continue"
+            if hosts > 1 or (not hosts and version == b"HTTP/1.1"):
+                raise BadRequest(400, "exactly one Host header is needed")
+            if chunked:
+                if sized or version == b"HTTP/1.0":
+                    raise BadRequest(400, "Transfer-Encoding beside Content-Length, or in HTTP/1.0")
+                length = -1
+            request = self.reading = Incoming(
+                method,
+                target,
+                version,
+                fields,
+                length,
+                expect and version == b"HTTP/1.1",
+                parser.should_upgrade() and self._is_upgrade(method, fields, length),
+            )
+        except BadRequest as refusal:
+            refusal.request = Incoming(method, target, version, fields, 0, False, False)
+            raise
         self.arrived.append(request)
 
     def _is_upgrade(self, method: bytes, fields: Fields, length: int) -> bool:

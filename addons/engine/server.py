@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from http import HTTPStatus
 from typing import Any
 
 from addons.engine.client_link import HEAD_TIMEOUT, IDLE_TIMEOUT, ClientLink
@@ -11,9 +10,7 @@ from addons.engine.errors import BadRequest, ClientGone
 from addons.engine.incoming import Incoming
 from addons.engine.outbox import Outbox
 from addons.engine.request_reader import RequestReader
-from addons.engine.wire import answer_head
 
-_TEXT, _CLOSE = (b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")
 Serve = Callable[["ServerConnection", Incoming], Coroutine[Any, Any, None]]
 
 
@@ -35,7 +32,6 @@ class ServerConnection(ClientLink):
         """The outcome is clear and is being told: `serve` is not interrupted any more."""
         self.draining = False
         """Serve what is under way, then close."""
-        self.tag: Any = None
         self.take_back: Callable[[bytes], None] | None = None
         """Set by whoever can serve what this class cannot: given the bytes of a request and all behind it."""
         self._serve = serve
@@ -92,7 +88,7 @@ class ServerConnection(ClientLink):
             while self._driver is None and self.open and not self.lingering and not self._given_away:
                 if not reader.arrived:
                     if self._refusal is not None:
-                        self.refuse(self._refusal)
+                        self.turn_away(self._refusal)
                     elif self.draining and not reader.in_head:
                         self.close()
                     else:
@@ -166,7 +162,7 @@ class ServerConnection(ClientLink):
                 self._throw(gone)
             else:
                 # Not even begun, and it never will be.
-                self._reader.arrived.pop()
+                refusal.request = self._reader.arrived.pop()
 
     def _throw(self, gone: ClientGone) -> None:
         if self._driver is not None and not self.settled:
@@ -191,13 +187,6 @@ class ServerConnection(ClientLink):
         if not self.answered and self.open:
             self.outbox.flush()
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def refuse(self, refusal: BadRequest) -> None:
-        """Answer what goes no further, and close."""
-        body = refusal.reason.encode() + b"\n"
-        fields = (_TEXT, (b"content-length", b"%d" % len(body)), _CLOSE)
-        self.send(answer_head(refusal.status, HTTPStatus(refusal.status).phrase.encode(), fields) + body)
-        self.linger()
 
     def give_away(self, protocol: asyncio.Protocol) -> bytes:
         """The connection speaks something else from here on, by that protocol; what the client sent of it already."""
@@ -234,12 +223,12 @@ class ServerConnection(ClientLink):
                 # It is not the client that is silent; a silent upstream is its connection's business.
                 self.since = now
             elif quiet > IDLE_TIMEOUT:
-                self._break_off(BadRequest(408, "the request's body stopped coming"))
+                self._break_off(BadRequest(408, "the request's body stopped coming", "SI"))
         elif self._driver is not None:
             self.since = now
         elif self._reader.in_head:
             if quiet > HEAD_TIMEOUT:
-                self.refuse(BadRequest(408, "the request's head took too long"))
+                self.turn_away(BadRequest(408, "the request's head took too long", "SI"))
         elif quiet > IDLE_TIMEOUT:
             self.close()
 
