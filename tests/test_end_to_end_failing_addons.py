@@ -1,4 +1,4 @@
-"""An addon of the user's that sets `flow.error` takes no request out of the policy's hands."""
+"""An addon of the user's that sets `flow.error`, or whose hook is cancelled, takes no request out of the policy's hands."""
 
 import pytest
 
@@ -8,7 +8,17 @@ from tests.upstream import Upstream, saying
 EVENTS = ["requestheaders", "request", "responseheaders", "response"]
 # Does what x-do says in the events that x-in names. Made before the mesh's addons, so that it is heard before them.
 SCRIPT = f"""
+import asyncio
 from mitmproxy import flow as mitmproxy_flow
+
+async def cancelled_later():
+    task = asyncio.ensure_future(asyncio.sleep(60))
+    task.cancel()
+    await task
+
+async def cancelled_itself():
+    asyncio.current_task().cancel()
+    await asyncio.sleep(0)
 
 def failing(event):
     def hook(self, flow, *_):
@@ -20,6 +30,12 @@ def failing(event):
         match asked["x-do"]:
             case "error":
                 flow.error = mitmproxy_flow.Error("mine")
+            case "cancelled":
+                raise asyncio.CancelledError
+            case "cancelled later":
+                return cancelled_later()
+            case "cancelled itself":
+                return cancelled_itself()
     return hook
 
 class Behind:
@@ -39,7 +55,7 @@ REQUESTS = {
     "streamed": ("POST", b"data", {"x-stream": "yes"}),
     "upgrade": ("GET", None, {"connection": "upgrade", "upgrade": "tea"}),
 }
-DEEDS = ["error"]
+DEEDS = ["error", "cancelled", "cancelled later"]
 PLACES = [*EVENTS, " ".join(EVENTS), "mesh_routed", "mesh_attempt mesh_attempt_end mesh_forwarded"]
 
 
@@ -123,3 +139,18 @@ def test_what_the_policy_refuses_goes_nowhere(world, trap, routed, service, deed
     )
     assert (got.status, got.flag) == (403, "RBAC"), got
     assert len(routed.requests) == before
+
+
+@pytest.mark.parametrize("place", EVENTS)
+def test_an_exchange_that_ends_with_its_hooks_task_leaves_its_place(world, trap, service, place):
+    if world.full:
+        pytest.skip("a hook has no task of its own there")
+    for number in range(2):
+        got = world.send(
+            "GET",
+            f"http://{trap.address}/{place}/{number}",
+            None,
+            {"x-do": "cancelled itself", "x-in": place},
+        )
+        assert got.status == 500, got
+    assert world.get(f"http://{trap.address}/").status == 200

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from addons.engine.driver import Direct, Driver, is_direct, isolated, needs_task, taskless
+from addons.engine.driver import Direct, Driver, SelfMade, is_direct, isolated, needs_task, taskless
+from addons.engine.errors import ClientGone
 from tests.engine_peers import on_both_loops, settled
 from tests.engine_proxy import until
 
@@ -249,6 +250,42 @@ async def test_what_is_isolated_is_cancelled_and_waited_for(stubborn):
     assert not driven.ends
     await until(lambda: driven.ends)
     assert got == ["cleaned up"]
+    assert driven.ends == [gone]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@on_both_loops
+async def test_a_cancellation_that_nobody_asked_for_can_be_told_from_others(asked):
+    waiting = []
+
+    async def foreign():
+        waiting.append(asyncio.current_task())
+        if asked:
+            await asyncio.Event().wait()
+        raise asyncio.CancelledError
+
+    async def work():
+        await isolated(foreign())
+
+    driven = Driven(work())
+    await settled()
+    if asked:
+        waiting[0].cancel()
+        await settled()
+    assert type(driven.ends[0]) is (asyncio.CancelledError if asked else SelfMade)
+
+
+@on_both_loops
+async def test_a_client_that_leaves_wins_over_a_cancellation():
+    gone, task = ClientGone("gone"), asyncio.get_running_loop().create_future()
+
+    async def work():
+        await isolated(task)
+
+    driven = Driven(work())
+    task.cancel()
+    driven.driver.throw(gone)
+    await settled()
     assert driven.ends == [gone]
 
 

@@ -369,16 +369,41 @@ async def test_a_client_that_leaves_an_intercepted_flow(at):
         await made.idle()
 
 
+def fail():
+    raise LookupError("no luck")
+
+
+def cancelled():
+    raise asyncio.CancelledError("no luck")
+
+
+async def cancelled_later():
+    await asyncio.sleep(0)
+    raise asyncio.CancelledError("no luck")
+
+
+async def waits_for_what_is_cancelled():
+    task = asyncio.ensure_future(asyncio.sleep(60))
+    task.cancel("no luck")
+    await task
+
+
+def a_cancelled_future():
+    future = asyncio.get_running_loop().create_future()
+    future.cancel("no luck")
+    return future
+
+
 @pytest.mark.parametrize("at", ["requestheaders", "request", "responseheaders", "response", "error"])
+@pytest.mark.parametrize(
+    "deed", [fail, cancelled, cancelled_later, waits_for_what_is_cancelled, a_cancelled_future]
+)
 @on_both_loops
-async def test_one_addons_exception_is_not_anothers(at, caplog):
+async def test_one_addons_failure_is_not_anothers(deed, at, caplog):
     class First:
         pass
 
-    def fail(self, flow):
-        raise LookupError("no luck")
-
-    setattr(First, at, fail)
+    setattr(First, at, lambda self, flow: deed())
     second = Hooks(lambda name, flow: flow.kill() if at == "error" and name == "request" else None)
     async with both(First(), second) as (made, _):
         client = await made.connect(GET)
@@ -390,6 +415,34 @@ async def test_one_addons_exception_is_not_anothers(at, caplog):
         await made.idle()
         assert at in second.seen
         assert "no luck" in caplog.text
+
+
+@pytest.mark.parametrize("at", ["requestheaders", "request", "responseheaders", "response"])
+@on_both_loops
+async def test_a_hook_that_is_cancelled_ends_the_exchange_for_all(at):
+    """As when the process ends: what that hook was there for was not done, so nothing is sent without it."""
+    waiting = []
+
+    class First:
+        pass
+
+    async def wait(self, flow):
+        waiting.append(asyncio.current_task())
+        await asyncio.Event().wait()
+
+    setattr(First, at, wait)
+    # Of the user's, so that it is behind the other.
+    second = type("Second", (Hooks,), {"response": lambda self, flow: self._on("response", flow)})()
+    async with both(First(), second) as (made, upstream):
+        client = await made.connect(GET)
+        await until(lambda: waiting)
+        waiting[0].cancel()
+        assert (await client.answer())[0] == 500
+        assert await client.rest() == b""
+        assert second.seen[-1] == "error"
+        assert at not in second.seen
+        assert bool(upstream.bytes) == at.startswith("response")
+        await made.idle()
 
 
 @on_both_loops

@@ -4,7 +4,6 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
-from mitmproxy import exceptions
 from mitmproxy.master import Master
 from mitmproxy.options import Options
 
@@ -43,32 +42,6 @@ class Elsewhere(Plain):
         self.log.append(self.name)
 
 
-class Deciding(Plain):
-    """Says in the middle of an event what it is about."""
-
-    def mesh_event(self, hooks, subject):
-        self.log.append(self.name)
-        return hooks.narrowed(subject)
-
-
-class Slow(Plain):
-    async def mesh_event(self, *args):
-        await asyncio.sleep(0)
-        self.log.append(self.name)
-
-
-class Failing(Plain):
-    @wants_a
-    def mesh_event(self, *args):
-        raise RuntimeError("failed on purpose")
-
-
-class Halting(Plain):
-    @wants_a
-    def mesh_event(self, *args):
-        raise exceptions.AddonHalt
-
-
 @pytest.fixture
 def manager():
     loop = asyncio.new_event_loop()
@@ -103,31 +76,6 @@ async def test_only_the_engine_leaves_out_what_is_elsewhere(manager, log):
         await hooks.trigger("mesh_event")
         log.append("|")
     assert log == ["plain", "other", "|", "plain", "|", "plain", "other", "|", "plain", "|"]
-
-
-@pytest.mark.parametrize("subject", ["", "a", "b", "ab"])
-async def test_a_hook_may_narrow_the_rest_of_its_event(manager, log, subject):
-    # What stood before it was called whatever it is about.
-    manager.add(ForA("a", log), ForB("b", log), Slow("slow", log), Deciding("decides", log))
-    manager.add(ForA("a2", log), Plain("plain", log), ForB("b2", log), Elsewhere("else", log))
-    hooks = HookTable(manager).engine
-    for _ in range(2):
-        log.clear()
-        await hooks.trigger("mesh_event", hooks, subject)
-        rest = [name for name in ("a2", "plain", "b2") if name[0] in f"p{subject}"]
-        assert log == ["a", "b", "slow", "decides", *rest]
-
-
-async def test_errors_and_halts_in_the_rest_stay_what_they_are(manager, log, caplog):
-    manager.add(Deciding("decides", log), Failing("failing", log), Plain("plain", log))
-    manager.add(Halting("halting", log), Plain("end", log))
-    hooks = HookTable(manager).engine
-    await hooks.trigger("mesh_event", hooks, "a")
-    assert log == ["decides", "plain"]
-    assert "failed on purpose" in caplog.text
-    log.clear()
-    await hooks.trigger("mesh_event", hooks, "")
-    assert log == ["decides", "plain", "end"]
 
 
 def test_what_is_narrowed_is_compiled_once_and_again_when_addons_change(manager, log):

@@ -1,4 +1,4 @@
-"""AddonHalt in both lanes' dispatch: it ends an event for the addons behind, the mesh's excepted."""
+"""Both lanes' dispatch: AddonHalt ends an event for the addons behind, the mesh's excepted; what fails ends it for nobody."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ from addons.halting import halt_others_only
 
 
 class Addon:
-    """Its name says what it does: `halts`, `fails`; `mesh` is the mesh's, `later` is async."""
+    """Its name says what it does: `halts`, `fails`, `cancels`, `waits`; `mesh` is the mesh's, `later` is async."""
 
     def __init__(self, name, log):
         self.name = name
@@ -31,6 +31,8 @@ class Addon:
                 raise exceptions.AddonHalt
             if "fails" in name:
                 raise RuntimeError("on purpose")
+            if "cancels" in name:
+                raise asyncio.CancelledError
 
         def request(flow):
             act()
@@ -38,6 +40,8 @@ class Addon:
         async def request_later(flow):
             await asyncio.sleep(0)
             act()
+            if "waits" in name:
+                await asyncio.Event().wait()
 
         self.request = request_later if "later" in name else request
         self.__module__ = self.request.__module__ = "addons.feature" if "mesh" in name else "somebody.addon"
@@ -63,6 +67,9 @@ CHAINS = {
     "a, mesh later halts, b, mesh": "a, mesh later halts",
     "a halts, mesh 1, mesh halts, mesh 2": "a halts, mesh 1, mesh halts",
     "a fails, b halts, mesh": "a fails, b halts, mesh",
+    "a cancels, b, mesh": "a cancels, b, mesh",
+    "a later cancels, b later, mesh": "a later cancels, b later, mesh",
+    "a later fails, b, mesh": "a later fails, b, mesh",
     "mesh, a halts": "mesh, a halts",
     "a halts, b": "a halts",
     "a, b, mesh": "a, b, mesh",
@@ -78,10 +85,31 @@ def manager():
 
 @pytest.mark.parametrize("lane", ["engine", "table", "mitmproxy's own"])
 @pytest.mark.parametrize("chain", CHAINS)
-async def test_the_mesh_hears_what_others_do_not(manager, chain, lane):
+@pytest.mark.parametrize("together", [1, 2])
+async def test_the_mesh_hears_what_others_do_not(manager, chain, lane, together):
     log = []
-    first, *others = [Addon(name, log) for name in chain.split(", ")]
-    manager.add(Holder(first), *others)
+    addons = [Addon(name, log) for name in chain.split(", ")]
+    manager.add(Holder(*addons[:together]), *addons[together:])
+    await event(manager, lane)
+    assert ", ".join(log) == CHAINS[chain]
+
+
+@pytest.mark.parametrize("lane", ["engine", "table", "mitmproxy's own"])
+@pytest.mark.parametrize("last", ["a later waits", "a mesh later cancels"])
+async def test_who_is_cancelled_ends_and_so_does_what_a_feature_has_not_finished(manager, last, lane):
+    log = []
+    manager.add(Addon(last, log), Addon("b", log))
+    task = asyncio.ensure_future(event(manager, lane))
+    while not log:
+        await asyncio.sleep(0)
+    if "waits" in last:
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert log == [last]
+
+
+async def event(manager, lane):
     flow = tflow.tflow()
     if lane == "mitmproxy's own":
         halt_others_only(manager)
@@ -89,7 +117,6 @@ async def test_the_mesh_hears_what_others_do_not(manager, chain, lane):
     else:
         hooks = HookTable(manager)
         await (hooks.engine if lane == "engine" else hooks).trigger("request", flow)
-    assert ", ".join(log) == CHAINS[chain]
 
 
 @pytest.mark.parametrize(

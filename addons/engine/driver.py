@@ -10,6 +10,8 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from addons.engine.errors import ClientGone
+
 _running = False
 _EAGER = sys.version_info >= (3, 12)
 """Tasks may begin inside a Driver's step: those that start eagerly, which mitmproxy 12 makes all of its own do."""
@@ -42,18 +44,29 @@ def needs_task(function: Callable[..., Any]) -> bool:
     return _running and not getattr(getattr(function, "__func__", function), _MARK, False)
 
 
+class SelfMade(asyncio.CancelledError):
+    """Something foreign has ended by a cancellation that nobody asked of it, such as that of a task it waited for."""
+
+
 async def isolated(awaitable: Awaitable[Any]) -> Any:
     """Await something foreign in a task of its own; if it has to be cancelled, wait until it has noticed."""
     task = asyncio.ensure_future(awaitable)
     try:
         return await task
-    except BaseException:
+    except BaseException as error:
+        if task.cancelled() and not isinstance(error, ClientGone) and not asked_to_end(task):
+            raise SelfMade("cancelled, though nobody has asked for it") from error
         if not task.done():
             over = asyncio.get_running_loop().create_future()
             task.add_done_callback(over.set_result)
             task.cancel()
             await over
         raise
+
+
+def asked_to_end(task: asyncio.Future[Any] | None) -> bool:
+    """Whether somebody has cancelled this task."""
+    return isinstance(task, asyncio.Task) and task.cancelling() > 0
 
 
 class Direct:

@@ -1,18 +1,14 @@
 """mitmproxy's hooks, called from a table that is compiled once instead of searched for at every event."""
 
-import logging
-import types
 from collections.abc import Callable
 from typing import Any
 
 from mitmproxy import addonmanager
 
-from addons.engine.hook_calls import Hook
+from addons.engine.hook_calls import Hook, hook_of
 from addons.engine.marks import is_for_the_engine
 from addons.engine.narrowed_hooks import Hooks, NarrowedHooks, Subjects
 from addons.engine.watched import Manager, Watched
-
-logger = logging.getLogger("mitmproxy.addonmanager")
 
 
 class HookTable(Hooks):
@@ -75,11 +71,5 @@ class HookTable(Hooks):
         return self._subjects.find(subject)
 
     def _compile(self, name: str) -> tuple[Hook, ...]:
-        hooks = []
-        for addon in addonmanager.traverse(self.manager.chain):
-            hook = getattr(addon, name, None)
-            if callable(hook):
-                hooks.append(hook)
-            elif hook and not isinstance(hook, types.ModuleType):
-                logger.error("Addon error: Addon handler %s (%s) not callable", name, addon)
-        return tuple(hooks)
+        found = [hook_of(addon, name) for addon in addonmanager.traverse(self.manager.chain)]
+        return tuple([hook for hook in found if hook is not None])

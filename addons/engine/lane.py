@@ -11,8 +11,9 @@ from addons.engine import delivery
 from addons.engine.answer import Answer
 from addons.engine.carrier import Carrier, load, unload
 from addons.engine.destination import Destinations
-from addons.engine.errors import BadRequest, ClientGone
+from addons.engine.errors import BadRequest
 from addons.engine.flows import make_flow, make_headers, make_request
+from addons.engine.hook_calls import FAILURES
 from addons.engine.hooks import HookTable
 from addons.engine.incoming import Incoming
 from addons.engine.outbox import Outbox
@@ -124,7 +125,7 @@ class Lane:
                 _send(client, incoming, flow.response, carrier)
             elif chunked:
                 delivery.end(client, response)
-        except (Exception, ClientGone) as error:
+        except FAILURES as error:
             await broke_off(client, flow, carrier, error)
         finally:
             flow.live = False

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from mitmproxy import exceptions
 
-from addons.engine.hook_calls import Hook, follow, log, run
+from addons.engine.hook_calls import FAILURES, Hook, follow, log, run
 from addons.engine.marks import WANTED, predicates, unhalted
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class NarrowedHooks(Hooks):
                 result = hook(flow)
             except exceptions.AddonHalt:
                 return run(unhalted(hooks, hooks.index(hook)), 0, (flow,))
-            except Exception:
+            except FAILURES:
                 log("event")
             else:
                 if result is not None:
@@ -97,7 +97,7 @@ class NarrowedHooks(Hooks):
                 result = hook(flow, part)
             except exceptions.AddonHalt:
                 return run(unhalted(hooks, hooks.index(hook)), 0, (flow, part))
-            except Exception:
+            except FAILURES:
                 log("event_of")
             else:
                 if result is not None:

@@ -1,5 +1,6 @@
 """What follows each event of an exchange, and what follows when it does not come to its end."""
 
+import asyncio
 import logging
 import time
 
@@ -40,9 +41,16 @@ def check(flow: http.HTTPFlow) -> None:
 
 
 async def broke_off(
-    client: ServerConnection, flow: http.HTTPFlow, carrier: Carrier, error: Exception | ClientGone
+    client: ServerConnection,
+    flow: http.HTTPFlow,
+    carrier: Carrier,
+    error: Exception | asyncio.CancelledError,
 ) -> None:
     """What ended the exchange before its end: what was sent of an answer must not look whole."""
+    if isinstance(error, asyncio.CancelledError) and not isinstance(error, ClientGone):
+        # Perhaps in the midst of `response`, and those behind have not heard that this is the end.
+        client.settled = False
+        error = RuntimeError("a hook was cancelled")
     if isinstance(error, Killed):
         await _fail(client, flow, carrier, None)
         client.abort()
