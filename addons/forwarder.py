@@ -127,6 +127,9 @@ class Forwarder:
             return
         if self._relay is not None:
             self._relay.restore(flow, exchange)
+        if flow.response.status_code == 204:
+            # RFC 9110, section 8.6. mitmproxy would pass it on.
+            flow.response.headers.pop("content-length", None)
         _tell(flow, exchange)
 
     def error(self, flow: http.HTTPFlow) -> None:

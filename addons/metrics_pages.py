@@ -9,6 +9,7 @@ from typing import NamedTuple
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
+from addons.answers import made_answer
 from addons.fast_lane import OWN_HOST
 from addons.forwarder import Forwarder
 from addons.metrics import Metrics
@@ -98,8 +99,8 @@ class MetricsPages:
     async def _answer(self, flow: http.HTTPFlow) -> None:
         request = flow.request
         page = await self.page(request.method, request.path, request.headers.get("accept", ""))
-        body = b"" if request.method == "HEAD" else page.body
-        flow.response = http.Response.make(page.status, body, {"content-type": page.content_type})
+        fields = ((b"content-type", page.content_type.encode()),)
+        flow.response = made_answer(request, page.status, page.body, fields)
         # Nothing of the mesh comes after this: no policy is needed, and no line in the log.
         raise exceptions.AddonHalt
 

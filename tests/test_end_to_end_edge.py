@@ -325,3 +325,17 @@ def test_a_fixed_answer_has_a_body_only_where_http_has_one(world, method, status
     head, _, body = said.partition(b"\r\n\r\n")
     assert head.split()[1] == str(status).encode()
     assert body == (b"some text" if (method, status) == ("GET", 200) else b"")
+
+
+@pytest.mark.parametrize(
+    ("method", "body"), [("GET", None), ("HEAD", None), ("POST", b"data"), ("POST", b"x" * 2_000_000)]
+)
+def test_an_answer_without_content_says_no_length(world, method, body):
+    """RFC 9110, section 8.6."""
+    with Upstream(
+        lambda request, connection: b"HTTP/1.1 204 No\r\ncontent-length: 5\r\nx-a: b\r\n\r\n"
+    ) as upstream:
+        service = world.serve("", upstream.address)
+        for _ in range(2):
+            got = world.send(method, f"http://{service}/", body)
+            assert (got.status, got.header("x-a"), got.header("content-length")) == (204, "b", None)
