@@ -34,7 +34,7 @@ class DirectConnection(ServerConnection):
         self._instance = instance
         self._first: bytes | None = b""
         """What came before it was clear who serves it; None from then on."""
-        self._greeted = False
+        self._greeted = self._greeting = False
         self._gate: Mtls | None = None
         """Who judges the first byte that comes."""
         self._shaking = False
@@ -115,11 +115,17 @@ class DirectConnection(ServerConnection):
         if pending is None:
             self._serve_from(first)
         else:
+            self._greeting = True
             self.hold()
             self._listeners.keep(self._greet(pending, first))
 
     async def _greet(self, pending: Any, first: bytes) -> None:
-        await pending
+        try:
+            await pending
+        finally:
+            self._greeting = False
+            if self.tag[0].timestamp_end is not None:
+                self._say_goodbye()
         if self.open:
             self.release()
             self._serve_from(first)
@@ -145,10 +151,14 @@ class DirectConnection(ServerConnection):
     def _say_goodbye(self) -> None:
         if not self._greeted:
             return
-        self._greeted = False
         client = self.tag[0]
-        client.timestamp_end = time.time()
-        client.state = connection.ConnectionState.CLOSED
+        if client.timestamp_end is None:
+            client.timestamp_end = time.time()
+            client.state = connection.ConnectionState.CLOSED
+        if self._greeting:
+            # Who still greets it would hear of its end before its beginning.
+            return
+        self._greeted = False
         pending = self._listeners.hooks.run("client_disconnected", client)
         if pending is not None:
             self._listeners.keep(pending)

@@ -163,12 +163,21 @@ async def test_a_client_that_leaves_while_it_is_greeted():
         client = await there.connect(GET)
         await until(lambda: clients.came)
         client.reset()
-        await asyncio.sleep(0.01)
+
+        def swept():
+            for each in list(there.listeners.connections):
+                each.look(each.clock())
+            return not there.listeners.connections
+
+        await until(swept)
+        (left,) = clients.came
+        assert (left.connected, left.timestamp_end is not None) == (False, True)
+        # As in mitmproxy, nobody hears goodbye before everybody has heard hello.
+        assert clients.went == []
         go.set()
-        for each in list(there.listeners.connections):
-            each.look(each.clock())
-        await until(lambda: not there.listeners.connections)
         await until(lambda: clients.went)
+        await asyncio.sleep(0)
+        assert clients.went == [left]
 
 
 @on_both_loops
