@@ -24,6 +24,7 @@ from addons.registration import Registration
 from addons.retry import Retry
 from addons.rewrite import Rewrite
 from addons.routing import Routing
+from addons.sendable import Sendable
 from addons.sticky import StickySplits
 from addons.wellformed import Wellformed
 
@@ -80,6 +81,7 @@ def chain() -> list[object]:
         mirror,  # before what waits for the answer; what is answered by now has no copy
         forwarder,  # runs the attempts, asking those above
         Backstop(),  # after all that sends: what is left over goes nowhere
+        Sendable(),  # after all addons that may spoil an answer, before it is logged and counted
         AccessLog(),  # after all that answers, so that it tells the final answer
         metrics,  # last: the log has noted whether the client left
     ]

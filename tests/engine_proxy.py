@@ -30,6 +30,7 @@ from addons.forwarder import Forwarder
 from addons.refused import Refused
 from addons.retry import Retry
 from addons.routing import Routing
+from addons.sendable import Sendable
 from control.policy.reading import normalize, read_bytes
 from control.policy.snapshot import build
 
@@ -286,6 +287,7 @@ async def proxy(
             Faults(),
             made.retry,
             made.forwarder,
+            Sendable(),
             log,
         )
         log._writer = made._lines  # type: ignore[assignment]

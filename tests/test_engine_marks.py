@@ -8,7 +8,7 @@ from mitmproxy.master import Master
 from mitmproxy.options import Options
 
 from addons.engine.hooks import HookTable
-from addons.engine.marks import elsewhere, wanted_if
+from addons.engine.marks import beside_others, elsewhere, wanted_if
 
 wants_a = wanted_if(lambda subject: isinstance(subject, str | list) and "a" in subject)
 wants_b = wanted_if(lambda subject: isinstance(subject, str | list) and "b" in subject)
@@ -76,6 +76,39 @@ async def test_only_the_engine_leaves_out_what_is_elsewhere(manager, log):
         await hooks.trigger("mesh_event")
         log.append("|")
     assert log == ["plain", "other", "|", "plain", "|", "plain", "other", "|", "plain", "|"]
+
+
+class BesideOthers(Plain):
+    @beside_others
+    def mesh_event(self, *args):
+        self.log.append(self.name)
+
+
+class Acting:
+    """As an addon of a user's."""
+
+    def response(self, flow):
+        pass
+
+
+class ActingForMitmproxy(Acting):
+    def response(self, flow):
+        pass
+
+
+ActingForMitmproxy.response.__module__ = "mitmproxy.addons.save"
+
+
+async def test_what_is_beside_others_is_left_out_where_there_are_none(manager, log):
+    other, own = Acting(), ActingForMitmproxy()
+    manager.add(BesideOthers("beside", log), Plain("plain", log), own)
+    table = HookTable(manager)
+    for change in (lambda: None, lambda: manager.add(other), lambda: manager.remove(other)):
+        change()
+        for hooks in (table, table.engine):
+            await hooks.trigger("mesh_event")
+        log.append("|")
+    assert log == ["plain", "plain", "|", "beside", "plain", "beside", "plain", "|", "plain", "plain", "|"]
 
 
 def test_what_is_narrowed_is_compiled_once_and_again_when_addons_change(manager, log):

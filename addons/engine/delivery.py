@@ -61,6 +61,16 @@ def send(client: ServerConnection, incoming: Incoming, response: http.Response, 
         client.send(head, body)
 
 
+def check(response: http.Response) -> None:
+    """ValueError, or another, where `send` would raise it."""
+    data = response.data
+    if data.status_code < 200:
+        raise ValueError(f"status {data.status_code} is no answer")
+    answer_head(data.status_code, data.reason, data.headers.fields)
+    if data.trailers:
+        last_chunk(allowed_trailers(data.trailers.fields))
+
+
 async def stream(
     client: ServerConnection, incoming: Incoming, response: http.Response, answer: Answer, carrier: Carrier
 ) -> bool:

@@ -6,9 +6,11 @@ from typing import Any
 from mitmproxy import addonmanager
 
 from addons.engine.hook_calls import Hook, hook_of
-from addons.engine.marks import is_for_the_engine
+from addons.engine.marks import is_beside_others, is_for_the_engine, is_of_a_user
 from addons.engine.narrowed_hooks import Hooks, NarrowedHooks, Subjects
 from addons.engine.watched import Manager, Watched
+
+_OF_A_FLOW = ("requestheaders", "request", "responseheaders", "response")
 
 
 class HookTable(Hooks):
@@ -71,5 +73,13 @@ class HookTable(Hooks):
         return self._subjects.find(subject)
 
     def _compile(self, name: str) -> tuple[Hook, ...]:
+        hooks = self._all(name)
+        if any(map(is_beside_others, hooks)) and not any(
+            is_of_a_user(hook) for event in _OF_A_FLOW for hook in self._all(event)
+        ):
+            hooks = [hook for hook in hooks if not is_beside_others(hook)]
+        return tuple(hooks)
+
+    def _all(self, name: str) -> list[Hook]:
         found = [hook_of(addon, name) for addon in addonmanager.traverse(self.manager.chain)]
-        return tuple([hook for hook in found if hook is not None])
+        return [hook for hook in found if hook is not None]

@@ -8,6 +8,7 @@ Predicate = Callable[[Any], bool]
 
 WANTED = "mesh_wanted"
 _ELSEWHERE = "mesh_elsewhere"
+_BESIDE_OTHERS = "mesh_beside_others"
 _PACKAGE = __name__.partition(".")[0] + "."
 
 predicates: list[Predicate] = []
@@ -37,9 +38,25 @@ def is_for_the_engine(hook: Callable[..., Any]) -> bool:
     return getattr(hook, _ELSEWHERE, False) is not True
 
 
+def beside_others(function: Function) -> Function:
+    """Marks a hook that has nothing to do in the engine unless an addon of a user's acts on flows as well."""
+    setattr(function, _BESIDE_OTHERS, True)
+    return function
+
+
+def is_beside_others(hook: Callable[..., Any]) -> bool:
+    return getattr(hook, _BESIDE_OTHERS, False) is True
+
+
 def is_of_the_mesh(thing: object) -> bool:
     """Of a hook or an addon: it is the mesh's, not a user's and not mitmproxy's."""
     return str(getattr(thing, "__module__", "")).startswith(_PACKAGE)
+
+
+def is_of_a_user(thing: object) -> bool:
+    """Of a hook: it is neither the mesh's nor of one of mitmproxy's own addons."""
+    # Not all of mitmproxy: its decorators stand for what they decorate.
+    return not str(getattr(thing, "__module__", "")).startswith((_PACKAGE, "mitmproxy.addons."))
 
 
 def unhalted(hooks: tuple[Function, ...], index: int) -> tuple[Function, ...]:

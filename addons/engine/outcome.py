@@ -65,6 +65,9 @@ async def broke_off(
             logger.error("a request could not be served", exc_info=error)
         reason = str(error)
         last = BadRequest(*_last_words(error))
+    if last is not None and flow.response is not None and not (client.answered or client.settled):
+        # Its own answer is not the one that the client gets.
+        flow.response = http.Response.make(last.status, last.reason.encode() + b"\n")
     await _fail(client, flow, carrier, reason)
     if last is not None and not client.answered:
         client.refuse(last)

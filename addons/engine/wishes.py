@@ -6,6 +6,7 @@ from typing import Any
 
 from mitmproxy import ctx
 
+from addons.engine.marks import is_of_a_user, is_of_the_mesh
 from addons.engine.narrowed_hooks import Hooks
 from addons.engine.wire import Fields, value
 
@@ -13,19 +14,17 @@ logger = logging.getLogger("mesh.engine")
 
 MOST = 1024 * 1024
 """Bytes; no longer answer is gathered for those who look at bodies."""
-_OURS = "addons."
-_BUILT_IN = ("addons.", "mitmproxy.addons.")
 _ENDLESS = (b"text/event-stream", b"application/grpc")
 
 
 def wants_messages(hooks: Hooks) -> bool:
     """Whether an addon looks at WebSocket messages, which only mitmproxy's own layer can show it."""
-    return any(not _module(hook).startswith(_OURS) for hook in hooks.find("websocket_message"))
+    return not all(map(is_of_the_mesh, hooks.find("websocket_message")))
 
 
 def wants_bodies(hooks: Hooks) -> bool:
     """Whether an addon may look at the bodies of ordinary answers: a script's `response`, a view, a file of flows."""
-    if any(not _module(hook).startswith(_BUILT_IN) for hook in hooks.find("response")):
+    if any(map(is_of_a_user, hooks.find("response"))):
         return True
     options = getattr(ctx, "options", None)
     return bool(
@@ -57,10 +56,6 @@ def tell_of_long() -> None:
         "1 MiB, or an unknown length; flow.response.stream = False in responseheaders gathers all of it, = True says "
         "that it is not needed (told once)"
     )
-
-
-def _module(hook: Any) -> str:
-    return getattr(hook, "__module__", None) or ""
 
 
 def _option(options: Any, name: str, default: Any) -> Any:
