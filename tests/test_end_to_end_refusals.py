@@ -2,6 +2,7 @@
 
 import re
 import socket
+import time
 from collections import Counter
 
 import pytest
@@ -155,6 +156,31 @@ def test_what_is_no_request_at_all_is_told_by_the_engine(world):
     (line,) = eventually(lambda: world.proxy.lines()[logged:])
     assert (line["status"], line["flags"], line["protocol"]) == (400, "DPE", "HTTP/1.1")
     assert {line[name] for name in ("method", "host", "path", "user_agent", "upstream_ms")} == {None}
+
+
+@pytest.mark.parametrize("bytewise", [False, True])
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_an_unknown_method_is_served_wherever_it_stands(world, before, bytewise):
+    """First on its connection or behind others in one packet, and however its first line is cut."""
+    good = b"GET /good HTTP/1.1\r\nHost: up\r\n\r\n" * before
+    foreign = b"BREW /pot HTTP/1.1\r\nHost: up\r\nConnection: close\r\n\r\n"
+    with raw_upstream() as upstream:
+        world.apply(f"service: up\nendpoints: ['{upstream.address}']\n")
+        with socket.create_connection(("127.0.0.1", world.proxy.port), timeout=20) as client:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            first = len(good) + 1 if bytewise else len(good + foreign)
+            client.sendall((good + foreign)[:first])
+            for byte in (good + foreign)[first:]:
+                time.sleep(0.001)  # so that each is a packet of its own
+                client.sendall(bytes((byte,)))
+            said = b""
+            while piece := client.recv(65536):
+                said += piece
+        assert statuses(said) == [200] * (before + 1)
+        arrived = [
+            message.target for each in upstream.received for message in read_strictly(bytes(each.data))[0]
+        ]
+        assert arrived == [b"/good"] * before + [b"/pot"]
 
 
 WITH_URL = [

@@ -165,6 +165,42 @@ def test_an_unknown_method_is_for_somebody_else(method):
     assert (reader.upgrading, reader.behind) == (True, foreign)
 
 
+@pytest.mark.parametrize("method", [b"BREW", b"get", b"POO", b"PXGET", b"GETS", b"PUTPOST"])
+@pytest.mark.parametrize(
+    "before", [b"", GET, CHUNKED, GET + POST + CHUNKED + GET, GET + OLD_KEPT, GET + b"\r\n"]
+)
+@pytest.mark.parametrize("bytewise", [False, True])
+def test_an_unknown_method_is_found_wherever_its_first_line_is_cut(method, before, bytewise):
+    """What stood before it in the same packet is understood, and not one byte of it is lost or added."""
+    foreign = b"%b /f?q HTTP/1.1\r\nHost: x\r\n\r\nGET /inside HTTP/1.1\r\n\r\n" % method
+    line = len(before) + foreign.index(b"\r\n") + 2
+    for cut in range(len(before), line + 1):
+        reader = read(before + foreign, range(cut, line) if bytewise else [cut])
+        *good, last = reader.arrived
+        assert seen(reader)[: len(good)] == seen(read(before)), cut
+        assert (last.method, last.complete, last.keep_alive) == (b"", True, False)
+        assert (reader.upgrading, reader.behind, reader.in_head) == (True, foreign, False), cut
+
+
+def test_the_beginning_of_a_method_behind_a_body_that_came_before_is_not_lost():
+    """Where it is not known what was there, it is nobody's, rather than another method."""
+    reader = RequestReader()
+    reader.feed(CHUNKED[:80])
+    reader.arrived.clear()
+    reader.feed(CHUNKED[80:] + b"P")
+    assert reader.in_head
+    with pytest.raises(BadRequest):
+        reader.feed(b"OO / HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("cut", range(1, 18))
+def test_an_unknown_method_whose_first_line_is_not_whole_is_a_head_that_is_arriving(cut):
+    for before in (b"", GET):
+        reader = read(before + b"BREW /f HTTP/1.1\r"[:cut])
+        assert reader.in_head
+        assert (len(reader.arrived), reader.upgrading) == (len(before) > 0, False)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -175,8 +211,12 @@ def test_an_unknown_method_is_for_somebody_else(method):
         b"BREW /\xff HTTP/1.1\r\n",
         b"BREW  /f HTTP/1.1\r\n",
         b"\x16\x03\x01\x00\xa5",
-        b"BRE",
-        GET + b"BREW /f HTTP/1.1\r\n\r\n",
+        b"BRE(",
+        b"BREW  ",
+        b"BREW /f HTP",
+        b"BREW /" + b"a" * 17_000,
+        GET + b"BR(EW /f HTTP/1.1\r\n\r\n",
+        GET + b"G\xff",
     ],
 )
 def test_what_is_no_request_at_all_is_nobodys(data):

@@ -1,12 +1,12 @@
 """Reading the requests that arrive on one connection, one after the other. No I/O: bytes go in by `feed`."""
 
-import re
 from collections import deque
 from typing import Any, Final
 
 import httptools
 
 from addons.engine.errors import BadRequest
+from addons.engine.foreign import Waiting, find, is_whole
 from addons.engine.incoming import Incoming
 from addons.engine.wire import Fields, allowed_trailers, tokens
 
@@ -18,7 +18,6 @@ FIELDS_LIMIT: Final = 200
 _MOST = HEAD_LIMIT + TARGET_LIMIT + 256  # the rest of the first line included, and some empty ones before it
 
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
-_FIRST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [\x21-\x7e]+ HTTP/1\.[01]\r\n")
 
 
 class RequestReader:
@@ -29,19 +28,9 @@ class RequestReader:
     """
 
     __slots__ = (
-        "_body_follows",
-        "_head",
-        "_opening",
-        "_parser",
-        "_pending",
-        "_pipelined",
-        "_resumed",
-        "_target",
-        "arrived",
-        "behind",
-        "reading",
-        "upgrading",
-    )
+        "_body_follows", "_head", "_opening", "_parser", "_pending", "_pipelined", "_resumed", "_target", "arrived",
+        "behind", "reading", "upgrading",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.arrived: deque[Incoming] = deque()
@@ -52,7 +41,7 @@ class RequestReader:
         self._pending: list[tuple[bytes, bytes]] = []
         self._target: list[bytes] = []
         self._head = 0  # bytes since the last that belonged to a body or ended a request
-        self._opening = b""  # what was fed when this head began
+        self._opening = b""  # what was fed since this head began, and with its beginning
         self._pipelined = (
             False  # this head began in the middle of what was fed, so that its length is not known
         )
@@ -66,8 +55,12 @@ class RequestReader:
         return self._head > 0 and self.reading is None
 
     def feed(self, data: bytes) -> None:
-        if not self._head and self.reading is None:
-            self._opening = data
+        opening, begun = b"", self.reading
+        if begun is None:
+            if not self._head:
+                opening = self._opening = data
+            elif self._opening:
+                opening = self._opening = self._opening + data
         while not self.upgrading:
             self._head += len(data)
             try:
@@ -75,13 +68,16 @@ class RequestReader:
             except httptools.HttpParserUpgrade as switch:
                 data = data[switch.args[0] :]
                 if self._goes_on():
-                    continue
+                    opening = data if self.reading is None else b""
             except httptools.HttpParserError as error:
-                if not self._is_foreign(error, data):
+                rest = find(self._parser, error, opening)
+                if not rest:
                     raise _refusal(error) from None
+                self._set_aside(rest)
+                return
             else:
-                if self._head > _MOST:
-                    raise BadRequest(431, f"more than {HEAD_LIMIT // 1024} KiB of headers")
+                if self._head or data[-1:] != b"\n":
+                    self._look_behind(data, opening, begun)
                 return
         self.behind += data
 
@@ -114,18 +110,26 @@ class RequestReader:
             self._parser.feed_data(b"PUT / HTTP/1.1\r\nconnection: %b\r\n%b\r\n\r\n" % (kept, framing))
         return True
 
-    def _is_foreign(self, error: Exception, data: bytes) -> bool:
-        """Whether `data` begins a request that is good but for a method that the parser does not know."""
-        if not isinstance(error, httptools.HttpParserInvalidMethodError):
-            return False
-        if self.reading is not None or self._head != len(data) or not _FIRST_LINE.match(data):
-            return False
+    def _look_behind(self, data: bytes, opening: bytes, begun: Incoming | None) -> None:
+        """What the parser was fed last did not end with a line, or is not the end of a request."""
+        if self._head:
+            if self._head > _MOST:
+                raise BadRequest(431, f"more than {HEAD_LIMIT // 1024} KiB of headers")
+            return
+        last = self.arrived[-1] if self.arrived else begun
+        if data and self.reading is None and last is not None and last.length <= 0:
+            # Unless its body has a length, a request ends with a line: the next one has begun.
+            self._head, self._opening, self._pipelined = 1, opening, True
+
+    def _set_aside(self, rest: bytes) -> None:
+        """A method that the parser does not know is for somebody else, once the first line is whole."""
+        if not is_whole(rest):
+            self._head, self._parser = len(rest), Waiting(rest)
+            return
         request = Incoming(b"", b"", b"HTTP/1.1", (), 0, False, True)
         request.end(False, None)
         self.arrived.append(request)
-        self.upgrading = True
-        self._head = 0
-        return True
+        self._head, self.upgrading, self.behind = 0, True, rest
 
     # What the parser calls
 
@@ -189,14 +193,9 @@ class RequestReader:
                 if sized or version == b"HTTP/1.0":
                     raise BadRequest(400, "Transfer-Encoding beside Content-Length, or in HTTP/1.0")
                 length = -1
+            upgrade = parser.should_upgrade() and self._is_upgrade(method, fields, length)
             request = self.reading = Incoming(
-                method,
-                target,
-                version,
-                fields,
-                length,
-                expect and version == b"HTTP/1.1",
-                parser.should_upgrade() and self._is_upgrade(method, fields, length),
+                method, target, version, fields, length, expect and version == b"HTTP/1.1", upgrade
             )
         except BadRequest as refusal:
             refusal.request = Incoming(method, target, version, fields, 0, False, False)

@@ -1,0 +1,61 @@
+"""Requests that are good but for a method that the parser does not know: where they begin, though it does not say so."""
+
+import re
+from typing import Any
+
+import httptools
+
+_FIRST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [\x21-\x7e]+ HTTP/1\.[01]\r\n")
+_BEGUN = re.compile(
+    rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?: (?:[\x21-\x7e]+(?: (?:HTTP/1\.[01]\r?|HTTP/1\.|HTTP/1|HTTP/|HTTP|HTT|HT|H)?)?)?)?"
+)
+_LONGEST = 16 * 1024
+"""Bytes of a first line."""
+
+
+def is_whole(rest: bytes) -> bool:
+    """Whether the first line is there, and good."""
+    return _FIRST_LINE.match(rest) is not None
+
+
+class Waiting:
+    """In the place of a parser, until the first line is whole or cannot become one."""
+
+    def __init__(self, rest: bytes) -> None:
+        self.rest = rest
+
+    def feed_data(self, data: bytes) -> None:
+        self.rest += data
+        raise httptools.HttpParserInvalidMethodError("Invalid method encountered")
+
+
+def find(parser: Any, error: Exception, data: bytes) -> bytes:
+    """The foreign request, or its beginning, at which the parser has stopped; b"" if there is none.
+
+    data: what it was fed, from the beginning of some request on; b"" where that is not known.
+    """
+    if not isinstance(error, httptools.HttpParserInvalidMethodError):
+        return b""
+    rest = parser.rest if isinstance(parser, Waiting) else data[_end_of_good(data) :].lstrip(b"\r\n")
+    return rest if is_whole(rest) or (len(rest) <= _LONGEST and _BEGUN.fullmatch(rest)) else b""
+
+
+class _Ends:
+    ended = False
+
+    def on_message_complete(self) -> None:
+        self.ended = True
+
+
+def _end_of_good(data: bytes) -> int:
+    """Where the last request ends that a parser understands."""
+    seen, end = _Ends(), 0
+    parser = httptools.HttpRequestParser(seen)
+    try:
+        for index in range(len(data)):
+            parser.feed_data(data[index : index + 1])
+            if seen.ended:
+                seen.ended, end = False, index + 1
+    except httptools.HttpParserError:
+        pass
+    return end
