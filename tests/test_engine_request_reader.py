@@ -167,7 +167,7 @@ def test_an_unknown_method_is_for_somebody_else(method):
 
 @pytest.mark.parametrize("method", [b"BREW", b"get", b"POO", b"PXGET", b"GETS", b"PUTPOST"])
 @pytest.mark.parametrize(
-    "before", [b"", GET, CHUNKED, GET + POST + CHUNKED + GET, GET + OLD_KEPT, GET + b"\r\n"]
+    "before", [b"", GET, POST, CHUNKED, GET + POST + CHUNKED + GET, GET + OLD_KEPT, GET + b"\r\n"]
 )
 @pytest.mark.parametrize("bytewise", [False, True])
 def test_an_unknown_method_is_found_wherever_its_first_line_is_cut(method, before, bytewise):
@@ -180,6 +180,16 @@ def test_an_unknown_method_is_found_wherever_its_first_line_is_cut(method, befor
         assert seen(reader)[: len(good)] == seen(read(before)), cut
         assert (last.method, last.complete, last.keep_alive) == (b"", True, False)
         assert (reader.upgrading, reader.behind, reader.in_head) == (True, foreign, False), cut
+
+
+@pytest.mark.parametrize("method", [b"BREW", b"POO"])
+def test_an_unknown_method_behind_a_body_of_which_some_came_before(method):
+    foreign = method + b" /f HTTP/1.1\r\n\r\n"
+    for start in range(POST.index(b"abc"), len(POST)):
+        for cut in range(len(POST), len(POST + foreign)):
+            reader = read(POST + foreign, [start, cut])
+            assert seen(reader)[:1] == seen(read(POST))
+            assert (len(reader.arrived), reader.upgrading, reader.behind) == (2, True, foreign), (start, cut)
 
 
 def test_the_beginning_of_a_method_behind_a_body_that_came_before_is_not_lost():

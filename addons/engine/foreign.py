@@ -5,6 +5,8 @@ from typing import Any
 
 import httptools
 
+from addons.engine.incoming import Incoming
+
 _FIRST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [\x21-\x7e]+ HTTP/1\.[01]\r\n")
 _BEGUN = re.compile(
     rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?: (?:[\x21-\x7e]+(?: (?:HTTP/1\.[01]\r?|HTTP/1\.|HTTP/1|HTTP/|HTTP|HTT|HT|H)?)?)?)?"
@@ -38,6 +40,17 @@ def find(parser: Any, error: Exception, data: bytes) -> bytes:
         return b""
     rest = parser.rest if isinstance(parser, Waiting) else data[_end_of_good(data) :].lstrip(b"\r\n")
     return rest if is_whole(rest) or (len(rest) <= _LONGEST and _BEGUN.fullmatch(rest)) else b""
+
+
+def behind(begun: Incoming | None, data: bytes) -> bytes:
+    """What follows in data on the end of a body that began before it; b"" where that cannot be told."""
+    return data[len(begun.last()) :] if begun is not None and begun.complete and begun.length > 0 else b""
+
+
+def goes_beyond(data: bytes, last: Incoming) -> bool:
+    """Whether data, which does not end with a line, has more than the end of the last request that is whole."""
+    # Unless its body has a length, that ends with a line.
+    return last.length <= 0 or not data.endswith(last.last())
 
 
 class _Ends:

@@ -89,6 +89,10 @@ class Incoming:
         if self._waiter is not None:
             self._wake()
 
+    def last(self) -> bytes:
+        """What was fed last; asked before anybody could take it."""
+        return self._parts[-1] if self._parts else b""
+
     def end(self, keep_alive: bool, trailers: Fields | None) -> None:
         if not keep_alive:
             self.keep_alive = False

@@ -6,7 +6,7 @@ from typing import Any, Final
 import httptools
 
 from addons.engine.errors import BadRequest
-from addons.engine.foreign import Waiting, find, is_whole
+from addons.engine.foreign import Waiting, behind, find, goes_beyond, is_whole
 from addons.engine.incoming import Incoming
 from addons.engine.wire import Fields, allowed_trailers, tokens
 
@@ -68,9 +68,10 @@ class RequestReader:
             except httptools.HttpParserUpgrade as switch:
                 data = data[switch.args[0] :]
                 if self._goes_on():
-                    opening = data if self.reading is None else b""
+                    begun = self.reading
+                    opening = data if begun is None else b""
             except httptools.HttpParserError as error:
-                rest = find(self._parser, error, opening)
+                rest = find(self._parser, error, opening or behind(begun, data))
                 if not rest:
                     raise _refusal(error) from None
                 self._set_aside(rest)
@@ -117,9 +118,8 @@ class RequestReader:
                 raise BadRequest(431, f"more than {HEAD_LIMIT // 1024} KiB of headers")
             return
         last = self.arrived[-1] if self.arrived else begun
-        if data and self.reading is None and last is not None and last.length <= 0:
-            # Unless its body has a length, a request ends with a line: the next one has begun.
-            self._head, self._opening, self._pipelined = 1, opening, True
+        if data and self.reading is None and last is not None and goes_beyond(data, last):
+            self._head, self._opening, self._pipelined = 1, opening or behind(begun, data), True
 
     def _set_aside(self, rest: bytes) -> None:
         """A method that the parser does not know is for somebody else, once the first line is whole."""
