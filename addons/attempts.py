@@ -16,7 +16,7 @@ from addons.acting import bent
 from addons.answers import answer_itself
 from addons.deadline import Deadline
 from addons.engine.answer import Answer
-from addons.engine.carrier import carrier_of
+from addons.engine.carrier import Carrier, carrier_of
 from addons.engine.client import Client
 from addons.engine.errors import UpstreamError
 from addons.engine.hooks import HookTable
@@ -63,7 +63,12 @@ class Attempts:
         return self._loop
 
     async def run(
-        self, flow: http.HTTPFlow, exchange: Exchange, route: CompiledRoute, deadline: Deadline
+        self,
+        flow: http.HTTPFlow,
+        exchange: Exchange,
+        route: CompiledRoute,
+        carrier: Carrier | None,
+        deadline: Deadline,
     ) -> Answer | None:
         """The upstream's answer, perhaps with a rest to stream; None: the flow has an answer of the proxy's own.
 
@@ -72,7 +77,6 @@ class Attempts:
         if route.timeout is not None:
             # From here on, as in Envoy: a client that sends its request slowly has no less time for the answer.
             deadline.start(route.timeout)
-        carrier = carrier_of(flow)
         if carrier is None:
             upload, hooks = None, self.hooks.narrowed(route)
             head = head_of(flow.request)

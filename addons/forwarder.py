@@ -95,7 +95,7 @@ class Forwarder:
         watch = ClientWatch(flow, deadline) if carrier is None else None
         streaming = handed_on = False
         try:
-            answer = await self.attempts.run(flow, exchange, route, deadline)
+            answer = await self.attempts.run(flow, exchange, route, carrier, deadline)
             if answer is not None:
                 flow.server_conn = server_of(answer.connection)
                 if carrier is not None:

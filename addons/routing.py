@@ -173,7 +173,7 @@ class Routing:
         if service is None:
             _refuse_unknown(flow, exchange, facts)
             return None
-        route = exchange.route = service.route(facts, self._random)
+        route = exchange.route = service.route(facts, self._random) if service.routes else service.own
         if service.guarded:
             self._authorization.judge(flow, exchange, service, route, self._random)
             if flow.response is not None:

@@ -93,7 +93,9 @@ async def test_no_endpoint_with_a_weight():
     policy = 'service: web\nendpoints: {v1: [{address: "a:1", weight: 1}], v2: [{address: "b:1", weight: 0}, {address: "c:1", weight: 1}]}\nto: v2'
     flow, exchange = routed(policy)
     exchange.share = type(exchange.share)("v2", "web", "v2", exchange.share.endpoints[:1], 1.0)
-    assert await shared.run(flow, exchange, exchange.route, Deadline(asyncio.get_running_loop())) is None
+    assert (
+        await shared.run(flow, exchange, exchange.route, None, Deadline(asyncio.get_running_loop())) is None
+    )
     response: http.Response = flow.response
     assert (response.status_code, response.headers["x-mesh-flag"]) == (503, "UH")
     assert response.text == "service web has no endpoint to send to\n"
