@@ -49,7 +49,11 @@ def free_port() -> int:
 
 
 def die_with_parent() -> None:
-    """For preexec_fn: the child is killed when this process ends in whatever way (on Linux)."""
+    """For preexec_fn: the child is killed when this process ends in whatever way (on Linux), and minds Ctrl-C.
+
+    A shell lets what it starts in the background ignore that, and so would all that are started from there.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform == "linux":
         _libc.prctl(1, signal.SIGKILL)
 
@@ -103,7 +107,7 @@ class Valkey:
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, no Python lock is taken
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - system calls alone, no Python lock is taken
         )
         end = time.monotonic() + START_TIMEOUT
         while not self._is_ready(loaded and not self.tls):

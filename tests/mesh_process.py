@@ -168,7 +168,7 @@ class Proxy:
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, no Python lock is taken
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - system calls alone, no Python lock is taken
             )
         return self
 

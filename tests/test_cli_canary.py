@@ -222,7 +222,7 @@ def test_on_a_terminal_it_is_drawn_in_place(mitmesh: Mitmesh, redis_url: str) ->
             stdout=theirs,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, no Python lock is taken
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - system calls alone, no Python lock is taken
         )
         os.close(theirs)
         seen, end = "", time.monotonic() + 30

@@ -206,7 +206,7 @@ def test_for_real(mitmesh: Mitmesh, redis_url: str, hello: int, tmp_path: Path) 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, no Python lock is taken
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - system calls alone, no Python lock is taken
     )
     assert child.stdout is not None
     assert child.stderr is not None

@@ -37,7 +37,7 @@ class Canary:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, no Python lock is taken
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - system calls alone, no Python lock is taken
         )
 
     def until(self, pattern: str) -> str:

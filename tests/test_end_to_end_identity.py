@@ -278,6 +278,7 @@ def test_a_forged_bundle_is_not_taken_and_put_right(tmp_path: Path, valkey: Valk
         ca.stop()
         mesh.use(lambda store: store.set_bundle(stranger.statement()))
         eventually(lambda: "is signed by no root that is trusted here" in web.console())
+        assert eventually(lambda: identity(mesh, "web")["error"])
         assert identity(mesh, "web")["root"] == root
         ca.start()
         eventually(lambda: identity(mesh, "web")["error"] == "")

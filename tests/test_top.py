@@ -297,7 +297,7 @@ class Top:
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, no Python lock is taken
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - system calls alone, no Python lock is taken
         )
 
     def line(self) -> str:

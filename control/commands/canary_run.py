@@ -35,6 +35,7 @@ LOOK = 0.4
 ENDED_LIFE = 7 * 86400.0
 """Seconds that the state of one that is over is kept, for --status."""
 _LONGEST_PAUSE = 2.0
+_SOON, _LONGEST_END = 0.1, 3.0
 
 T = TypeVar("T")
 
@@ -95,7 +96,7 @@ class Runner:
             assert self.state is not None
             return await self._end(self.state, STOPPED, str(changed))
         except LostError as lost:
-            return self._lost(lost)
+            return await self._lost(lost)
 
     async def forget(self, state: State, why: str) -> None:
         """Of a canary whose first split could not be put: it is not under way."""
@@ -107,7 +108,7 @@ class Runner:
         try:
             return await self._back(state, why)
         except LostError as lost:
-            return self._lost(lost)
+            return await self._lost(lost)
 
     async def save(self, state: State, hold: float = HOLD, life: float = LIFE) -> State:
         """Write the state. Raises LostError if somebody else holds the canary."""
@@ -118,11 +119,17 @@ class Runner:
         self.state = state
         return state
 
-    def _lost(self, lost: LostError) -> State:
-        if lost.state is None or lost.state.status == RUNNING:
+    async def _lost(self, lost: LostError) -> State:
+        """What another run has made of it. It may have come to end it, which takes it a moment."""
+        state, until = lost.state, self._clock() + _LONGEST_END
+        while state is not None and state.status == RUNNING and self._clock() < until:
+            await asyncio.sleep(_SOON)
+            held = await self._insist(lambda: self.store.canary(self.service))
+            state = read_state(held.state)
+        if state is None or state.status == RUNNING:
             raise refused(f"another run has taken over the canary of {self.service}: this one ends") from None
-        self.state = lost.state
-        return lost.state
+        self.state = state
+        return state
 
     async def _back(self, state: State, why: str) -> State:
         try:
