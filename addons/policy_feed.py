@@ -182,6 +182,7 @@ class PolicyFeed:
         self.pin(flow)
 
     def pin(self, flow: http.HTTPFlow) -> None:
+        """Give the flow its exchange, with the policy of now; it is answered where there is none."""
         snapshot = self.sync.snapshot if self.sync else None
         inbound = flow.client_conn.sockname[1] in self.inbound if self.inbound else False
         attach(flow, Exchange(snapshot, self.node, "" if inbound else self.service, inbound))

@@ -45,6 +45,7 @@ def beside_others(function: Function) -> Function:
 
 
 def is_beside_others(hook: Callable[..., Any]) -> bool:
+    """Whether it is marked so."""
     return getattr(hook, _BESIDE_OTHERS, False) is True
 
 
