@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.mesh_process import LANES, World, send
-from tests.upstream import Upstream, saying
+from tests import guarded
+from tests.mesh_process import send
 
 EVENTS = ["requestheaders", "request", "responseheaders", "response"]
 # Does what x-do says in the events that x-in names. Made before the mesh's addons, so that it is heard before them.
@@ -48,56 +48,12 @@ class Behind:
 EVENTS = {[*EVENTS, "mesh_routed", "mesh_attempt", "mesh_attempt_end", "mesh_forwarded"]!r}
 addons = [type("Failing", (), {{event: failing(event) for event in EVENTS}})(), Behind()]
 """
-REQUESTS = {
-    "get": ("GET", None, {}),
-    "small": ("POST", b"data", {}),
-    "upload": ("POST", b"x" * 2_000_000, {}),
-    "streamed": ("POST", b"data", {"x-stream": "yes"}),
-    "upgrade": ("GET", None, {"connection": "upgrade", "upgrade": "tea"}),
-}
+REQUESTS = guarded.REQUESTS
 DEEDS = ["error", "cancelled", "cancelled later"]
 PLACES = [*EVENTS, " ".join(EVENTS), "mesh_routed", "mesh_attempt mesh_attempt_end mesh_forwarded"]
 
-
-@pytest.fixture(scope="module", params=LANES)
-def world(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("failing")
-    script = folder / "failing.py"
-    script.write_text(SCRIPT)
-    with World(folder, scripts=[script], **request.param) as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
-def trap():
-    """What the callers name: reached only by what the mesh has not routed."""
-    with Upstream(saying(200, "unrouted")) as trap:
-        yield trap
-
-
-@pytest.fixture(autouse=True)
-def nothing_unrouted(trap):
-    trap.requests.clear()
-    yield
-    assert trap.requests == []
-
-
-@pytest.fixture(scope="module")
-def routed():
-    with Upstream(saying(200, "routed", x_secret="yes")) as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
-def service(world, trap, routed):
-    """Denies what x-deny asks for, takes a field from answers, and lets through one request at a time."""
-    policy = f"""
-        hosts: ["{trap.address}"]
-        authorization: {{deny: [{{headers: {{x-deny: {{present: true}}}}}}]}}
-        response_headers: {{remove: [x-secret]}}
-        circuit_breaker: {{limits: {{requests: 1}}}}
-        """
-    return world.serve(policy, routed.address)
+world, trap, routed, service = guarded.world, guarded.trap, guarded.routed, guarded.service
+nothing_unrouted = guarded.nothing_unrouted
 
 
 @pytest.mark.parametrize("kind", REQUESTS)

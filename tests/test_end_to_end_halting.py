@@ -2,8 +2,9 @@
 
 import pytest
 
-from tests.mesh_process import LANES, World, send
-from tests.upstream import Upstream, saying
+from tests import guarded
+from tests.mesh_process import send
+from tests.upstream import Upstream
 
 EVENTS = ["requestheaders", "request", "responseheaders", "response"]
 # Halts the events that x-halt names. Made before the mesh's addons, so that it is heard before them.
@@ -30,54 +31,10 @@ class Attempts:
 
 addons = [Halting(), Attempts()]
 """
-REQUESTS = {
-    "get": ("GET", None, {}),
-    "small": ("POST", b"data", {}),
-    "upload": ("POST", b"x" * 2_000_000, {}),
-    "streamed": ("POST", b"data", {"x-stream": "yes"}),
-    "upgrade": ("GET", None, {"connection": "upgrade", "upgrade": "tea"}),
-}
+REQUESTS = guarded.REQUESTS
 
-
-@pytest.fixture(scope="module", params=LANES)
-def world(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("halting")
-    script = folder / "halting.py"
-    script.write_text(SCRIPT)
-    with World(folder, scripts=[script], **request.param) as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
-def trap():
-    """What the callers name: reached only by what the mesh has not routed."""
-    with Upstream(saying(200, "unrouted")) as trap:
-        yield trap
-
-
-@pytest.fixture(autouse=True)
-def nothing_unrouted(trap):
-    trap.requests.clear()
-    yield
-    assert trap.requests == []
-
-
-@pytest.fixture(scope="module")
-def routed():
-    with Upstream(saying(200, "routed", x_secret="yes")) as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
-def service(world, trap, routed):
-    """Denies what x-deny asks for, takes a field from answers, and lets through one request at a time."""
-    policy = f"""
-        hosts: ["{trap.address}"]
-        authorization: {{deny: [{{headers: {{x-deny: {{present: true}}}}}}]}}
-        response_headers: {{remove: [x-secret]}}
-        circuit_breaker: {{limits: {{requests: 1}}}}
-        """
-    return world.serve(policy, routed.address)
+world, trap, routed, service = guarded.world, guarded.trap, guarded.routed, guarded.service
+nothing_unrouted = guarded.nothing_unrouted
 
 
 HALTS = [*EVENTS, "requestheaders request", "responseheaders response", "mesh_routed"]

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.mesh_process import LANES, World, eventually, send
+from tests import guarded
+from tests.mesh_process import eventually, send
 from tests.upstream import Upstream, saying
 
 # Holds back what x-hold says, in the event that it names, until somebody asks for /release.
@@ -65,14 +66,7 @@ REQUESTS = [
     ("requestheaders", "POST", "/streamed", b"data" * 50_000),
 ]
 
-
-@pytest.fixture(scope="module", params=LANES)
-def world(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("interception")
-    script = folder / "holding.py"
-    script.write_text(SCRIPT)
-    with World(folder, scripts=[script], **request.param) as world:
-        yield world
+world = guarded.world
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import pytest
 from mitmproxy import addons as builtin
 
 from addons import chain, mesh
-from tests.mesh_process import LANES, World, send
+from tests import guarded
+from tests.mesh_process import send
 from tests.upstream import Upstream, saying
 
 HOOKS = [
@@ -65,20 +66,7 @@ def test_the_order_of_a_requests_life():
     assert [name for name in names if name in order] == order
 
 
-@pytest.fixture(scope="module", params=LANES)
-def world(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("mesh")
-    script = folder / "bombs.py"
-    script.write_text(SCRIPT)
-    with World(folder, scripts=[script], **request.param) as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
-def trap():
-    """Where a request lands that nobody has routed."""
-    with Upstream(saying(200, "unrouted")) as trap:
-        yield trap
+world, trap = guarded.world, guarded.trap
 
 
 @pytest.fixture(scope="module")
